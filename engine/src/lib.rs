@@ -6,5 +6,7 @@
 
 pub mod error;
 pub mod ids;
+pub mod limits;
+pub mod msg;
 pub mod proto;
 pub mod time;
