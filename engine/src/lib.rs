@@ -4,9 +4,13 @@
 //! Modules depend upward only: `ids time error limits` < `proto` < `txn` < `tree` < `watch`; `session` uses ids and
 //! time; `pipeline` uses txn, tree and session; `shard` and `server` sit on top. `tests/layers.rs` keeps the arrows.
 
+pub mod acl;
 pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod msg;
+pub mod path;
 pub mod proto;
+pub mod session;
 pub mod time;
+pub mod txn;
