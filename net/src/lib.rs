@@ -1,3 +1,6 @@
 //! net
 
+pub mod config;
+pub mod reactor;
 pub mod ring;
+pub mod words;

@@ -1,0 +1,158 @@
+//! Rules for the data directories, before anything is opened in them.
+//!
+//! Not here: the log and snapshot files themselves, and the lock against a second process (`wal`).
+//! Invariant: nothing is written over; a directory that holds ZooKeeper's data is refused, never ignored.
+
+use super::{Config, ConfigError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// ZooKeeper's directory below `dataDir` and `dataLogDir`.
+const ZOOKEEPER_DIR: &str = "version-2";
+
+/// Why the data directories cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirError {
+    /// It is missing and `datadir.autocreate=false`.
+    #[error("{}: the data directory does not exist, and datadir.autocreate=false; create it, or correct dataDir", .0.display())]
+    Missing(PathBuf),
+    /// ZooKeeper's own files are there.
+    #[error(
+        "{}: holds {what} of a ZooKeeper server, which Serval cannot import yet; it was left untouched. \
+         Give Serval an empty data directory",
+        .path.display()
+    )]
+    Foreign { path: PathBuf, what: String },
+    /// The file system refuses it.
+    #[error("{}: cannot {what}: {source}", .path.display())]
+    Io { path: PathBuf, what: &'static str, source: io::Error },
+}
+
+impl Config {
+    /// Makes missing data directories, and refuses those that hold ZooKeeper's files.
+    ///
+    /// # Errors
+    /// See [`DirError`].
+    pub fn prepare_dirs(&self) -> Result<(), DirError> {
+        for dir in self.data_dirs() {
+            match std::fs::metadata(dir) {
+                Ok(m) if m.is_dir() => refuse_foreign(dir)?,
+                Ok(_) => {
+                    let source = io::Error::from(io::ErrorKind::NotADirectory);
+                    return Err(DirError::Io { path: dir.to_owned(), what: "use it", source });
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound && self.create_dirs => {
+                    std::fs::create_dir_all(dir).map_err(|source| DirError::Io {
+                        path: dir.to_owned(),
+                        what: "create it",
+                        source,
+                    })?
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    return Err(DirError::Missing(dir.to_owned()));
+                }
+                Err(source) => return Err(DirError::Io { path: dir.to_owned(), what: "look at it", source }),
+            }
+        }
+        Ok(())
+    }
+
+    /// `data_dir`, and `data_log_dir` if it is another.
+    pub fn data_dirs(&self) -> Vec<&Path> {
+        let mut dirs = vec![self.data_dir.as_path()];
+        if self.data_log_dir != self.data_dir {
+            dirs.push(&self.data_log_dir);
+        }
+        dirs
+    }
+}
+
+fn refuse_foreign(dir: &Path) -> Result<(), DirError> {
+    let path = dir.join(ZOOKEEPER_DIR);
+    let mut entries = match std::fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(DirError::Io { path, what: "read it", source }),
+    };
+    // An empty version-2 is what a package's installer leaves: no data is lost by starting beside it.
+    if let Some(entry) = entries.next() {
+        let name =
+            entry.map_err(|source| DirError::Io { path: path.clone(), what: "read it", source })?.file_name();
+        return Err(DirError::Foreign { what: name.to_string_lossy().into_owned(), path });
+    }
+    Ok(())
+}
+
+/// The number in `myid`; `None` without the file.
+pub fn read_my_id(data_dir: &Path) -> Result<Option<u64>, ConfigError> {
+    let path = data_dir.join("myid");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(ConfigError::Unreadable { path, source }),
+    };
+    let first = text.lines().next().unwrap_or("").trim();
+    match first.parse::<u64>().ok().filter(|&id| id <= i64::MAX as u64) {
+        Some(id) => Ok(Some(id)),
+        None => {
+            let what =
+                format!("{first:?} is not allowed; allowed is one line with the number of this server");
+            Err(ConfigError::Syntax { path, line: 1, what })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use profiles::Profile;
+
+    fn config(dir: &Path) -> Config {
+        Config::embedded(dir, &Profile::default())
+    }
+
+    #[test]
+    fn missing_directories_are_made_unless_that_is_forbidden() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut c = config(&tmp.path().join("a/b"));
+        c.create_dirs = false;
+        assert!(matches!(c.prepare_dirs(), Err(DirError::Missing(_))));
+        c.create_dirs = true;
+        c.data_log_dir = tmp.path().join("log");
+        c.prepare_dirs().unwrap();
+        assert!(c.data_dir.is_dir() && c.data_log_dir.is_dir());
+    }
+
+    #[test]
+    fn zookeepers_files_are_refused_in_either_directory_and_left_alone() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut c = config(&tmp.path().join("data"));
+        c.data_log_dir = tmp.path().join("log");
+        let file = c.data_log_dir.join("version-2/log.1");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        c.prepare_dirs().unwrap();
+        std::fs::write(&file, b"ZKLG").unwrap();
+        let text = c.prepare_dirs().unwrap_err().to_string();
+        assert!(text.contains("version-2") && text.contains("log.1"), "{text}");
+        assert_eq!(std::fs::read(&file).unwrap(), b"ZKLG");
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_the_directory_is_an_error() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("f");
+        std::fs::write(&path, b"").unwrap();
+        assert!(config(&path).prepare_dirs().unwrap_err().to_string().contains("cannot use it"));
+    }
+
+    #[test]
+    fn myid_is_one_number() {
+        let tmp = tempfile::tempdir().unwrap();
+        assert_eq!(read_my_id(tmp.path()).unwrap(), None);
+        std::fs::write(tmp.path().join("myid"), "7\n").unwrap();
+        assert_eq!(read_my_id(tmp.path()).unwrap(), Some(7));
+        std::fs::write(tmp.path().join("myid"), "seven\n").unwrap();
+        assert!(read_my_id(tmp.path()).unwrap_err().to_string().contains("myid:1: \"seven\" is not allowed"));
+    }
+}
