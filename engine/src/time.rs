@@ -18,3 +18,10 @@ impl MonoMs {
         self.0.saturating_sub(earlier.0)
     }
 }
+
+/// One moment on both clocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Now {
+    pub mono: MonoMs,
+    pub wall: WallMs,
+}
