@@ -162,11 +162,11 @@ impl<T: Send> Producer<T> {
         if self.has_room() {
             return true;
         }
-        // Either we see the head that the consumer stores, or it sees that we want room: each side stores, passes a
-        // full fence, then looks (the other half is in `producer_waits`).
+        // Needs no fence here: who sleeps over a refusal passes one between this store and its last look at `head`
+        // (`Sleeper::announce`), and the consumer passes one between its store of `head` and its look at this
+        // (`Consumer::producer_waits`); so one of the two sees the other. Who does not sleep looks again next turn.
         self.shared.starved.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        self.has_room()
+        false
     }
 
     fn has_room(&mut self) -> bool {
