@@ -13,5 +13,6 @@ pub mod path;
 pub mod proto;
 pub mod session;
 pub mod time;
+pub mod tree;
 pub mod txn;
 pub mod watch;
