@@ -32,14 +32,15 @@ impl Encoder {
     pub fn head(
         &mut self,
         zxid: Zxid,
-        digest: u64,
+        digest: Option<u64>,
         sessions: impl IntoIterator<Item = (SessionId, i32)>,
         out: &mut Vec<u8>,
     ) {
         out.put_byte(HEAD);
         out.put_int(VERSION);
         out.put_long(zxid.wire());
-        out.put_long(digest as i64);
+        out.put_bool(digest.is_some());
+        out.put_long(digest.unwrap_or_default() as i64);
         for (id, timeout_ms) in sessions {
             out.put_byte(SESSION);
             out.put_long(id.0);
@@ -71,7 +72,7 @@ impl Encoder {
         out.put_string(path);
         out.put_buffer(data);
         out.put_int(number);
-        put_stat(out, stat);
+        out.put_bytes(&stat.to_bytes());
     }
 
     /// The last record.
@@ -81,35 +82,16 @@ impl Encoder {
     }
 }
 
-fn put_stat(out: &mut Vec<u8>, s: &StatPersisted) {
-    for long in [s.czxid.wire(), s.mzxid.wire(), s.ctime, s.mtime] {
-        out.put_long(long);
-    }
-    for int in [s.version, s.cversion, s.aversion] {
-        out.put_int(int);
-    }
-    out.put_long(s.owner);
-    out.put_long(s.pzxid.wire());
-}
-
 fn get_stat(d: &mut Decoder<'_>) -> Decoded<StatPersisted> {
-    Ok(StatPersisted {
-        czxid: Zxid::from_wire(d.long()?),
-        mzxid: Zxid::from_wire(d.long()?),
-        ctime: d.long()?,
-        mtime: d.long()?,
-        version: d.int()?,
-        cversion: d.int()?,
-        aversion: d.int()?,
-        owner: d.long()?,
-        pzxid: Zxid::from_wire(d.long()?),
-    })
+    let bytes = d.take(StatPersisted::BYTES)?;
+    Ok(StatPersisted::from_bytes(bytes.try_into().map_err(|_| Malformed)?))
 }
 
 /// One record, as the loader sees it.
 #[derive(Debug)]
 pub enum Record<'a> {
-    Head { zxid: Zxid, digest: u64 },
+    /// `digest` of the whole tree; `None` where digests are switched off.
+    Head { zxid: Zxid, digest: Option<u64> },
     Session { id: SessionId, timeout_ms: i32 },
     Node { path: &'a str, data: Option<&'a [u8]>, acl: usize, stat: StatPersisted },
     End,
@@ -186,7 +168,9 @@ impl Parser {
                 if version != VERSION {
                     return Err(Unreadable::Version(version));
                 }
-                Record::Head { zxid: Zxid::from_wire(d.long()?), digest: d.long()? as u64 }
+                let zxid = Zxid::from_wire(d.long()?);
+                let (known, digest) = (d.bool()?, d.long()? as u64);
+                Record::Head { zxid, digest: known.then_some(digest) }
             }
             SESSION => Record::Session { id: SessionId(d.long()?), timeout_ms: d.int()? },
             ACL => {

@@ -1,0 +1,191 @@
+//! What the nodes will look like once everything proposed is applied.
+//!
+//! Not here: the rules that decide a change (`prep`).
+//! Invariant: a path has a record here iff a proposed and not yet applied transaction changes it; the record is the
+//! state after the last of them.
+
+use crate::ids::Zxid;
+use crate::pipeline::Database;
+use crate::proto::Acl;
+use crate::tree::{AclId, NodeView, StatPersisted, digest};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// A node as prep needs it.
+#[derive(Clone, Debug)]
+pub(super) struct Rec {
+    pub stat: StatPersisted,
+    pub children: i32,
+    /// `None`: open to everyone.
+    pub acl: Option<Arc<[Acl]>>,
+    pub data_len: usize,
+    /// CRC over path and data, which the digest continues with the stat; `None` until it is needed.
+    pub content: Option<u32>,
+}
+
+impl Rec {
+    fn of(node: &NodeView<'_>) -> Rec {
+        Rec {
+            stat: node.stat_persisted(),
+            children: node.num_children() as i32,
+            acl: shared_acl(node),
+            data_len: node.data().map_or(0, <[u8]>::len),
+            content: None,
+        }
+    }
+    /// The entries that decide access; empty: everyone.
+    pub fn acl(&self) -> &[Acl] {
+        self.acl.as_deref().unwrap_or_default()
+    }
+}
+
+/// A node's ACL; `None` when it is the open one.
+pub(super) fn shared_acl(node: &NodeView<'_>) -> Option<Arc<[Acl]>> {
+    (node.acl_id() != AclId::OPEN).then(|| node.acl().clone())
+}
+
+#[derive(Clone, Debug)]
+enum Slot {
+    Here(Rec),
+    Gone,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Overlay {
+    slots: HashMap<Arc<str>, (Zxid, Slot)>,
+    /// Which paths each transaction in flight changed, oldest first.
+    order: VecDeque<(Zxid, Arc<str>)>,
+    /// What the transaction being prepared replaced, so that it can be taken back.
+    undo: Vec<(Arc<str>, Option<(Zxid, Slot)>)>,
+    /// The tree digest after everything proposed, this transaction included.
+    digest: u64,
+    digest_before: u64,
+    digests: bool,
+}
+
+impl Overlay {
+    pub fn new(digests: bool, tree_digest: u64) -> Overlay {
+        Overlay { digest: tree_digest, digest_before: tree_digest, digests, ..Overlay::default() }
+    }
+
+    /// The tree digest after everything proposed so far; `None` when digests are off.
+    pub fn digest(&self) -> Option<u64> {
+        self.digests.then_some(self.digest)
+    }
+
+    /// The node at `path` after everything proposed so far.
+    pub fn get(&self, db: &Database, path: &str) -> Option<Rec> {
+        match self.slots.get(path) {
+            Some((_, Slot::Here(rec))) => Some(rec.clone()),
+            Some((_, Slot::Gone)) => None,
+            None => db.tree.latest().get(path).map(|n| Rec::of(&n)),
+        }
+    }
+
+    /// Fills `rec.content` for a node that `get` returned, so that its digest can be taken.
+    fn content(&self, db: &Database, path: &str, rec: &mut Rec) -> u32 {
+        *rec.content.get_or_insert_with(|| {
+            // Without a content CRC the record came from the tree as it is, so the tree has its data.
+            let view = db.tree.latest();
+            let node = view.get(path);
+            digest::content(path, node.as_ref().and_then(NodeView::data))
+        })
+    }
+
+    fn weigh(&self, db: &Database, path: &str, rec: &mut Rec) -> u64 {
+        if !self.digests || !digest::counts(path) {
+            return 0;
+        }
+        let content = self.content(db, path, rec);
+        u64::from(digest::finish(content, &rec.stat))
+    }
+
+    /// Changes a node that exists. `before` is what [`Overlay::get`] gave; `change` edits it, `data` is the new
+    /// content if that changes too.
+    pub fn change(
+        &mut self,
+        db: &Database,
+        zxid: Zxid,
+        path: &str,
+        mut before: Rec,
+        data: Option<Option<&[u8]>>,
+        change: impl FnOnce(&mut Rec),
+    ) {
+        let old = self.weigh(db, path, &mut before);
+        let mut after = before;
+        change(&mut after);
+        if let Some(data) = data {
+            after.data_len = data.map_or(0, <[u8]>::len);
+            after.content = Some(if self.digests { digest::content(path, data) } else { 0 });
+        }
+        let new = self.weigh(db, path, &mut after);
+        self.digest = self.digest.wrapping_sub(old).wrapping_add(new);
+        self.put(zxid, path, Slot::Here(after));
+    }
+
+    /// Adds a node that did not exist.
+    pub fn create(&mut self, db: &Database, zxid: Zxid, path: &str, mut rec: Rec, data: Option<&[u8]>) {
+        rec.data_len = data.map_or(0, <[u8]>::len);
+        rec.content = Some(if self.digests { digest::content(path, data) } else { 0 });
+        let new = self.weigh(db, path, &mut rec);
+        self.digest = self.digest.wrapping_add(new);
+        self.put(zxid, path, Slot::Here(rec));
+    }
+
+    /// Removes a node that exists.
+    pub fn remove(&mut self, db: &Database, zxid: Zxid, path: &str, mut rec: Rec) {
+        let old = self.weigh(db, path, &mut rec);
+        self.digest = self.digest.wrapping_sub(old);
+        self.put(zxid, path, Slot::Gone);
+    }
+
+    fn put(&mut self, zxid: Zxid, path: &str, slot: Slot) {
+        let key: Arc<str> = match self.slots.get_key_value(path) {
+            Some((k, _)) => k.clone(),
+            None => path.into(),
+        };
+        let former = self.slots.insert(key.clone(), (zxid, slot));
+        self.undo.push((key, former));
+    }
+
+    /// Keeps what was changed since the last `keep` or `undo`.
+    pub fn keep(&mut self, zxid: Zxid) {
+        self.digest_before = self.digest;
+        self.order.extend(self.undo.drain(..).map(|(path, _)| (zxid, path)));
+    }
+
+    /// Takes back what was changed since the last `keep` or `undo`.
+    pub fn undo(&mut self) {
+        self.digest = self.digest_before;
+        while let Some((path, former)) = self.undo.pop() {
+            match former {
+                Some(slot) => self.slots.insert(path, slot),
+                None => self.slots.remove(&path),
+            };
+        }
+    }
+
+    /// Everything up to `upto` is applied: its records are in the tree now.
+    pub fn applied(&mut self, upto: Zxid) {
+        while let Some((_, path)) = self.order.pop_front_if(|(z, _)| *z <= upto) {
+            if self.slots.get(&path).is_some_and(|(z, _)| *z <= upto) {
+                self.slots.remove(&path);
+            }
+        }
+    }
+
+    /// Ephemerals of `owner` that proposals in flight added (`true`) or removed, in order.
+    pub fn ephemerals_in_flight(&self, owner: i64) -> impl Iterator<Item = (&Arc<str>, bool)> + '_ {
+        self.slots.iter().filter_map(move |(path, (_, slot))| match slot {
+            Slot::Here(rec) if rec.stat.ephemeral_owner == owner => Some((path, true)),
+            Slot::Here(_) => None,
+            Slot::Gone => Some((path, false)),
+        })
+    }
+
+    /// Paths in flight.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+}
