@@ -1,1 +1,19 @@
-//! loadgen
+//! A load generator for anything that speaks ZooKeeper.
+//!
+//! Lives here: workloads, closed- and open-loop drivers, the recording of latencies, reports. Modules depend upward
+//! only: `workload` < `client` < `record` < `drive` < `run` and the other commands < `cli`; `report` uses `record`.
+//! Not here: what a server does with a request (of `engine` only ids and proto are used).
+//! Invariants: an open loop's latency counts from the planned moment; errors and missing replies are counted and are
+//! in no latency; a run in which the generator itself was late is marked invalid.
+
+pub mod cli;
+pub mod client;
+pub mod drive;
+pub mod echo;
+pub mod fanout;
+pub mod hold;
+pub mod record;
+pub mod report;
+pub mod run;
+pub mod system;
+pub mod workload;
