@@ -1,0 +1,133 @@
+//! `serval serve`: from arguments to a running server, and to its end.
+//!
+//! Not here: what the server does (`server`), what configuration means (`config`).
+//! Invariants: nothing is started before the whole configuration is known to be good; the addresses are printed only
+//! when clients can connect to them.
+
+use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_START, ServeArgs, process, say};
+use crate::config::{self, Config, Loaded, Sources};
+use crate::server::Server;
+use crate::words::VERSION;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Runs a server until a signal or a failure ends it.
+pub fn serve(args: &ServeArgs) -> u8 {
+    process::start_log(args.log_level, args.log_format);
+    process::abort_on_panic();
+    let from = Sources {
+        file: args.config.clone(),
+        profile: args.profile.clone(),
+        data_dir: args.data_dir.clone(),
+        client_port: args.client_port,
+    };
+    let Loaded { config, profile, warnings } = match config::load(&from) {
+        Ok(loaded) => loaded,
+        Err(e) => return refuse(&e, EXIT_CONFIG),
+    };
+    tracing::info!("serval {VERSION}");
+    warnings.iter().for_each(|w| tracing::warn!("{w}"));
+    if let Err(e) = config.prepare_dirs() {
+        return refuse(&e, EXIT_START);
+    }
+    match process::raise_open_files() {
+        Ok(limit) => {
+            tracing::debug!("open files: {}", limit.map_or("unlimited".to_owned(), |n| n.to_string()))
+        }
+        Err(e) => tracing::warn!("the limit of open files stays as it is: {e}"),
+    }
+    let data_dir = config.data_dir.clone();
+    let configured = config.origin.is_some();
+    log_configuration(&config);
+    let server = match Server::start(config, profile) {
+        Ok(server) => Arc::new(server),
+        Err(e) => {
+            let all: Vec<_> = e.chain().map(ToString::to_string).collect();
+            tracing::error!("not started: {}", all.join(": "));
+            return EXIT_START;
+        }
+    };
+    say(&greeting(&server.client_addrs(), &data_dir, configured));
+    run(server)
+}
+
+/// The error as one line of the log, which is on standard error.
+fn refuse(e: &dyn std::error::Error, code: u8) -> u8 {
+    tracing::error!("not started: {e}");
+    code
+}
+
+/// Until the end; says why on the way out.
+fn run(server: Arc<Server>) -> u8 {
+    let stopper = Arc::clone(&server);
+    let armed = process::on_end_signal(move || {
+        tracing::info!("asked to end; sessions live on in the data directory");
+        stopper.stop();
+    });
+    if let Err(e) = armed {
+        tracing::error!("no handler for SIGTERM and SIGINT: {e}");
+        server.stop();
+        let _ = server.wait();
+        return EXIT_START;
+    }
+    match server.wait() {
+        Ok(()) => {
+            tracing::info!("ended");
+            EXIT_OK
+        }
+        Err(e) => {
+            tracing::error!("ended: {e:#}");
+            EXIT_FAILED
+        }
+    }
+}
+
+fn log_configuration(c: &Config) {
+    let l = &c.limits;
+    tracing::info!(
+        data_dir = %c.data_dir.display(),
+        data_log_dir = %c.data_log_dir.display(),
+        tick_ms = l.tick_ms,
+        session_timeout_ms = %format_args!("{}..={}", l.min_session_timeout_ms, l.max_session_timeout_ms),
+        max_client_connections = l.max_client_connections,
+        jute_max_buffer = l.jute_max_buffer,
+        "configuration"
+    );
+    if l.skip_acl {
+        tracing::warn!("skipACL=yes: every client may read and change everything");
+    }
+}
+
+/// What a person at a terminal, or a script that started us with port 0, wants to know first.
+fn greeting(addrs: &[SocketAddr], data_dir: &Path, configured: bool) -> String {
+    let all: Vec<_> = addrs.iter().map(ToString::to_string).collect();
+    let mut text = format!("serval: serving ZooKeeper clients on {}\n", all.join(" "));
+    if !configured {
+        let at = addrs.first().map(ToString::to_string).unwrap_or_default();
+        text += &format!(
+            "serval: no zoo.cfg was given, so this is a standalone server on loopback only, data in {}\n\
+             serval: try it with: serval status {at}\n",
+            data_dir.display()
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unconfigured_server_says_so_and_shows_a_command() {
+        let text = greeting(&["127.0.0.1:2181".parse().unwrap()], Path::new("./serval-data"), false);
+        assert_eq!(
+            text,
+            "serval: serving ZooKeeper clients on 127.0.0.1:2181\n\
+             serval: no zoo.cfg was given, so this is a standalone server on loopback only, data in ./serval-data\n\
+             serval: try it with: serval status 127.0.0.1:2181\n"
+        );
+        let text = greeting(&["0.0.0.0:1".parse().unwrap(), "[::]:1".parse().unwrap()], Path::new("d"), true);
+        assert_eq!(text, "serval: serving ZooKeeper clients on 0.0.0.0:1 [::]:1\n");
+    }
+}
