@@ -16,3 +16,8 @@ pub mod time;
 pub mod tree;
 pub mod txn;
 pub mod watch;
+pub mod pipeline;
+pub mod server;
+pub mod shard;
+pub mod snapshot;
+pub mod zab;

@@ -148,6 +148,11 @@ impl WatchTable {
         self.counts
     }
 
+    /// Whether nothing is watched: then no change concerns this shard.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
     /// Registers a watch; a second one of the same kind changes nothing.
     pub fn add(&mut self, slot: u32, kind: WatchKind, path: &str, hash: u64) {
         let id = self.find(path, hash).unwrap_or_else(|| self.insert(path, hash));
