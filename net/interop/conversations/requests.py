@@ -300,3 +300,39 @@ def half_closed(ctx):
     d = ctx.connect("e")
     d.conn.reset()
     ctx.connect("f", session=d.session, password=d.password).drain()
+
+
+@conversation()
+def garbage(ctx):
+    """Random bytes, framed and not, before and after the connect: each connection ends or is answered, nobody else cares."""
+    import random
+    draw = random.Random(7)
+    witness = ctx.connect("witness")
+    witness.create("/w", b"unharmed")
+    ctx.step("before-the-connect")
+    for _ in range(40):
+        c = zk.Conn(ctx.server.address)
+        junk = draw.randbytes(draw.randint(1, 300))
+        c.send(zk.frame(junk) if draw.random() < 0.5 else junk)
+        c.close()
+    ctx.step("after-the-connect")
+    for _ in range(40):
+        c = ctx.open("noise")
+        c.conn.send_frame(zk.connect_body())
+        r = zk.Reader(c.conn.read_frame()[8:])
+        session, password = r.long(), r.buffer()
+        ctx.sessions[session] = password
+        # Reads with random bodies: a random write might succeed and change what the witness counts.
+        for _ in range(20):
+            body = draw.randbytes(draw.randint(0, 60))
+            c.conn.send_frame(zk.request(draw.randint(1, 99), draw.choice([3, 4, 6, 8, 12, 17, 18, 22, 101, 103, 104, 105, 106]), body))
+        c.conn.send_frame(zk.request(1234, "exists", zk.path_watch("/w")))
+        while True:
+            payload = c.conn.read_frame()
+            if payload is None:
+                raise AssertionError("a malformed read closed the connection")
+            if zk.Reader(payload).integer() == 1234:
+                break
+        c.conn.close()
+    ctx.step("the-witness-is-well")
+    witness.get("/w")
