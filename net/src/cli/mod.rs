@@ -11,7 +11,6 @@ mod serve;
 mod status;
 mod walk;
 
-use crate::words::VERSION;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -40,9 +39,11 @@ Exit codes:
   5    had to stop: the log could not be written or synced, or a thread failed
   134  a bug: some thread panicked, and the process aborted at once (SIGABRT)";
 
+const RELEASE: &str = concat!(env!("CARGO_PKG_VERSION"), " (behaves as ZooKeeper 3.9.5)");
+
 /// A coordination server that speaks ZooKeeper.
 #[derive(Parser, Debug)]
-#[command(name = "serval", version = VERSION, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "serval", version = RELEASE, after_help = EXIT_CODES, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

@@ -10,7 +10,6 @@ use crate::server::Server;
 use crate::words::VERSION;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Runs a server until a signal or a failure ends it.
 pub fn serve(args: &ServeArgs) -> u8 {
@@ -40,15 +39,15 @@ pub fn serve(args: &ServeArgs) -> u8 {
     let data_dir = config.data_dir.clone();
     let configured = config.origin.is_some();
     log_configuration(&config);
-    let server = match Server::start(config, profile) {
-        Ok(server) => Arc::new(server),
+    let server = match Server::start(config, &profile) {
+        Ok(server) => server,
         Err(e) => {
             let all: Vec<_> = e.chain().map(ToString::to_string).collect();
             tracing::error!("not started: {}", all.join(": "));
             return EXIT_START;
         }
     };
-    say(&greeting(&server.client_addrs(), &data_dir, configured));
+    say(&greeting(server.client_addrs(), &data_dir, configured));
     run(server)
 }
 
@@ -59,19 +58,21 @@ fn refuse(e: &dyn std::error::Error, code: u8) -> u8 {
 }
 
 /// Until the end; says why on the way out.
-fn run(server: Arc<Server>) -> u8 {
-    let stopper = Arc::clone(&server);
+fn run(server: Server) -> u8 {
+    let stop = server.stopper();
     let armed = process::on_end_signal(move || {
         tracing::info!("asked to end; sessions live on in the data directory");
-        stopper.stop();
+        stop();
     });
-    if let Err(e) = armed {
-        tracing::error!("no handler for SIGTERM and SIGINT: {e}");
-        server.stop();
-        let _ = server.wait();
-        return EXIT_START;
-    }
-    match server.wait() {
+    let ended = match armed {
+        Ok(()) => server.wait(),
+        Err(e) => {
+            tracing::error!("no handler for SIGTERM and SIGINT: {e}");
+            let _ended_before_it_served = server.stop();
+            return EXIT_START;
+        }
+    };
+    match ended {
         Ok(()) => {
             tracing::info!("ended");
             EXIT_OK
