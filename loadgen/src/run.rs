@@ -83,9 +83,7 @@ pub fn execute(args: &RunArgs) -> anyhow::Result<Outcome> {
     let mut run = Run::prepare(args)?;
     let population = run.populate()?;
     let measured = run.measure()?;
-    if !args.keep {
-        run.clean_up()?;
-    }
+    let cleanup_failure = if args.keep { None } else { run.clean_up().err().map(|e| format!("{e:#}")) };
     run.team.finish();
     Ok(Outcome {
         environment: run.environment,
@@ -102,6 +100,7 @@ pub fn execute(args: &RunArgs) -> anyhow::Result<Outcome> {
         population,
         interrupted: run.stop.load(Ordering::Relaxed),
         late_limit: args.late_limit,
+        cleanup_failure,
     })
 }
 

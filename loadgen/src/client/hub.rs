@@ -20,6 +20,8 @@ use std::time::Duration;
 const SCRATCH_BYTES: usize = 256 << 10;
 /// Events that one wait takes at most.
 const EVENTS: usize = 1024;
+/// How often idle sessions are looked for.
+const PING_CHECK_NS: u64 = 250_000_000;
 /// The timer's token; sessions have their index.
 const TIMER: Token = Token(usize::MAX);
 
@@ -142,13 +144,13 @@ impl Hub {
         Ok(Some(Duration::from_millis(10)))
     }
 
-    /// Once a second: pings the sessions that have sent nothing for a third of their timeout.
+    /// Now and then: pings the sessions that have sent nothing for a third of their timeout.
     fn ping_idle(&mut self, sink: &mut impl Sink) {
         let now = self.clock.now();
         if now < self.next_ping_check {
             return;
         }
-        self.next_ping_check = now + 1_000_000_000;
+        self.next_ping_check = now + PING_CHECK_NS;
         for session in self.sessions.iter_mut().filter(|s| s.alive) {
             let idle_ms = now.saturating_sub(session.last_sent) / 1_000_000;
             if idle_ms > u64::from(session.timeout_ms) / 3 && session.unsent() == 0 {

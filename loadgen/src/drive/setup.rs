@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A phase in which nothing is answered for this long has failed.
-const STALL_NS: u64 = 30_000_000_000;
+const STALL_NS: u64 = 10_000_000_000;
 
 /// How a phase went.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -92,7 +92,7 @@ pub fn run_setup(
         if hub.alive() == 0 {
             sink.result.failure.get_or_insert_with(|| "all connections were lost".to_owned());
         } else if hub.clock().now().saturating_sub(sink.now) > STALL_NS {
-            sink.result.failure = Some("no reply came for 30 s".to_owned());
+            sink.result.failure = Some("no reply came for 10 s".to_owned());
         }
     }
     Ok(sink.result)

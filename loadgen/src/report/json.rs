@@ -104,6 +104,7 @@ struct Summary {
     held_back: u64,
     warmup_errors: u64,
     watch_events: u64,
+    cleanup_failure: Option<String>,
     latency: LatencyRecord,
 }
 
@@ -202,6 +203,7 @@ fn summary(o: &Outcome) -> Summary {
         held_back: c.held_back,
         warmup_errors: c.warmup_errors,
         watch_events: c.events,
+        cleanup_failure: o.cleanup_failure.clone(),
         latency: LatencyRecord::new(&o.latencies.all()),
     }
 }

@@ -58,6 +58,8 @@ pub struct Outcome {
     pub population: Population,
     pub interrupted: bool,
     pub late_limit: Duration,
+    /// Why the run's nodes are still there, if they are and should not.
+    pub cleanup_failure: Option<String>,
 }
 
 /// A rate; 0 where no time has passed.
@@ -93,16 +95,7 @@ impl Outcome {
         if self.counters.completed.iter().sum::<u64>() == 0 {
             reasons.push("nothing was answered within the window".to_owned());
         }
-        if let Some(lateness) = &self.lateness {
-            let late = Duration::from_nanos(lateness.value_at_quantile(0.99));
-            if late > self.late_limit {
-                reasons.push(format!(
-                    "the generator was late: 1 % of the requests were sent {} or more behind the plan (limit {})",
-                    micros(late.as_nanos() as u64),
-                    micros(self.late_limit.as_nanos() as u64)
-                ));
-            }
-        }
+        reasons.extend(self.lateness.as_ref().and_then(|l| late_reason(l, self.late_limit)));
         reasons
     }
 
@@ -113,5 +106,37 @@ impl Outcome {
             && self.counters.unanswered() == 0
             && self.counters.never_sent == 0
             && self.counters.lost_connections == 0
+            && self.cleanup_failure.is_none()
+    }
+}
+
+/// Why a run with that lateness of the generator is invalid, if it is.
+fn late_reason(lateness: &Histogram<u64>, limit: Duration) -> Option<String> {
+    let limit_ns = limit.as_nanos() as u64;
+    let late_ns = lateness.value_at_quantile(0.99);
+    (late_ns > limit_ns).then(|| {
+        format!(
+            "the generator was late: 1 % of the requests were sent {} or more behind the plan (limit {})",
+            micros(late_ns),
+            micros(limit_ns)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{histogram, saturating_record};
+
+    #[test]
+    fn a_run_is_invalid_when_more_than_one_request_in_a_hundred_was_late() {
+        let limit = Duration::from_millis(5);
+        let mut lateness = histogram();
+        saturating_record(&mut lateness, 10_000, 995);
+        saturating_record(&mut lateness, 50_000_000, 5);
+        assert_eq!(late_reason(&lateness, limit), None);
+        saturating_record(&mut lateness, 50_000_000, 10);
+        let reason = late_reason(&lateness, limit).expect("late");
+        assert!(reason.contains("limit 5.00 ms"), "{reason}");
     }
 }

@@ -224,6 +224,9 @@ fn foot(out: &mut String, o: &Outcome) {
         let why = c.first_loss.as_deref().unwrap_or("unknown");
         let _ = writeln!(out, "error       {} connections lost; the first: {why}", c.lost_connections);
     }
+    if let Some(failure) = &o.cleanup_failure {
+        let _ = writeln!(out, "error       nodes were left under {}: {failure}", o.config.path);
+    }
     if o.interrupted {
         let _ = writeln!(out, "note        interrupted: the window is shorter than asked for");
     }
