@@ -16,9 +16,11 @@ use std::sync::Arc;
 /// Kept frames of one connection above which no further one is read, bytes. A read frame is some 30 bytes, so this
 /// is thousands of reads behind one write.
 pub(super) const KEPT_BYTES_MAX: usize = 256 << 10;
-/// Spare buffers that a shard keeps, and the largest that is kept.
+/// Spare buffers that a shard keeps: how many, the largest, and all together, bytes. Buffers above some 128 KiB come
+/// from the system page by page, which costs more than filling them; so those of a turn are worth keeping.
 const SPARE_BUFFERS: usize = 64;
-const SPARE_BYTES_MAX: usize = 128 << 10;
+const SPARE_BYTES_MAX: usize = 2 << 20;
+const SPARES_BYTES_MAX: usize = 16 << 20;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -315,6 +317,8 @@ impl Pending {
 #[derive(Debug, Default)]
 pub(super) struct Spares {
     buffers: Vec<Vec<u8>>,
+    /// Capacity of all of them.
+    bytes: usize,
     #[expect(
         clippy::vec_box,
         reason = "a connection takes the box as it is; an idle one pays for a pointer only"
@@ -328,14 +332,20 @@ impl Spares {
         if buffer.capacity() == 0
             && let Some(spare) = self.buffers.pop()
         {
+            self.bytes -= spare.capacity();
             *buffer = spare;
         }
     }
     /// Takes an emptied buffer back; one that grew too large, or that nobody needs, is freed.
     pub fn give_back(&mut self, buffer: &mut Vec<u8>) {
         let mut taken = std::mem::take(buffer);
-        if (1..=SPARE_BYTES_MAX).contains(&taken.capacity()) && self.buffers.len() < SPARE_BUFFERS {
+        let capacity = taken.capacity();
+        if (1..=SPARE_BYTES_MAX).contains(&capacity)
+            && self.buffers.len() < SPARE_BUFFERS
+            && self.bytes + capacity <= SPARES_BYTES_MAX
+        {
             taken.clear();
+            self.bytes += capacity;
             self.buffers.push(taken);
         }
     }
@@ -343,7 +353,7 @@ impl Spares {
         p.get_or_insert_with(|| self.pendings.pop().unwrap_or_default())
     }
     pub fn give_back_pending(&mut self, mut p: Box<Pending>) {
-        if p.kept.capacity() <= SPARE_BYTES_MAX && self.pendings.len() < SPARE_BUFFERS {
+        if p.kept.capacity() <= KEPT_BYTES_MAX && self.pendings.len() < SPARE_BUFFERS {
             p.reset();
             self.pendings.push(p);
         }

@@ -325,6 +325,12 @@ impl Shard {
         core.send_reserved(ToCore::Activity(Activity { shard: self.id, heard, drained_upto }));
     }
 
+    /// The peer has closed its sending side. Whether it still gets something (the answer to a word): then the
+    /// connection stays until that is sent; else close it.
+    pub fn end_of_input(&mut self, id: ConnId) -> bool {
+        self.conns.resolve(id).is_some_and(|slot| self.conns[slot].ending && !self.conns[slot].closing())
+    }
+
     /// The next connection with new unsent bytes.
     pub fn next_dirty(&mut self) -> Option<ConnId> {
         while let Some(id) = self.lists.dirty.pop() {
