@@ -47,8 +47,8 @@ pub fn serve(args: &ServeArgs) -> u8 {
             return EXIT_START;
         }
     };
-    say(&greeting(server.client_addrs(), &data_dir, configured));
-    run(server)
+    let greeting = greeting(server.client_addrs(), &data_dir, configured);
+    run(server, &greeting)
 }
 
 /// The error as one line of the log, which is on standard error.
@@ -57,15 +57,19 @@ fn refuse(e: &dyn std::error::Error, code: u8) -> u8 {
     code
 }
 
-/// Until the end; says why on the way out.
-fn run(server: Server) -> u8 {
+/// Until the end; says why on the way out. The greeting comes when signals end it in good order: who reads it may send
+/// one at once. (Before that they end it as any kill does, which loses nothing either.)
+fn run(server: Server, greeting: &str) -> u8 {
     let stop = server.stopper();
     let armed = process::on_end_signal(move || {
         tracing::info!("asked to end; sessions live on in the data directory");
         stop();
     });
     let ended = match armed {
-        Ok(()) => server.wait(),
+        Ok(()) => {
+            say(greeting);
+            server.wait()
+        }
         Err(e) => {
             tracing::error!("no handler for SIGTERM and SIGINT: {e}");
             let _ended_before_it_served = server.stop();

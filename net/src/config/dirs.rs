@@ -24,6 +24,13 @@ pub enum DirError {
         .path.display()
     )]
     Foreign { path: PathBuf, what: String },
+    /// Log and snapshots were kept together before, or the two directories were exchanged.
+    #[error(
+        "{}: holds {what} ({name}), but with a dataLogDir of its own the log belongs there and snapshots into \
+         dataDir; move the files, or set dataLogDir back",
+        .path.display()
+    )]
+    Misplaced { path: PathBuf, what: &'static str, name: String },
     /// The file system refuses it.
     #[error("{}: cannot {what}: {source}", .path.display())]
     Io { path: PathBuf, what: &'static str, source: io::Error },
@@ -55,6 +62,11 @@ impl Config {
                 Err(source) => return Err(DirError::Io { path: dir.to_owned(), what: "look at it", source }),
             }
         }
+        if self.data_log_dir != self.data_dir {
+            // Starting with an empty log beside a snapshot would lose what the old log holds.
+            refuse_misplaced(&self.data_dir, "log segments", "log.")?;
+            refuse_misplaced(&self.data_log_dir, "snapshots", "snap.")?;
+        }
         Ok(())
     }
 
@@ -80,6 +92,19 @@ fn refuse_foreign(dir: &Path) -> Result<(), DirError> {
         let name =
             entry.map_err(|source| DirError::Io { path: path.clone(), what: "read it", source })?.file_name();
         return Err(DirError::Foreign { what: name.to_string_lossy().into_owned(), path });
+    }
+    Ok(())
+}
+
+/// Refuses `dir` if a file of that kind is in it: `prefix` and then a number of 16 hexadecimal digits.
+fn refuse_misplaced(dir: &Path, what: &'static str, prefix: &str) -> Result<(), DirError> {
+    let io_error = |source| DirError::Io { path: dir.to_owned(), what: "read it", source };
+    for entry in std::fs::read_dir(dir).map_err(io_error)? {
+        let name = entry.map_err(io_error)?.file_name().to_string_lossy().into_owned();
+        let number = name.strip_prefix(prefix).and_then(|rest| rest.get(..16));
+        if number.is_some_and(|n| n.bytes().all(|b| b.is_ascii_hexdigit())) {
+            return Err(DirError::Misplaced { path: dir.to_owned(), what, name });
+        }
     }
     Ok(())
 }
@@ -136,6 +161,23 @@ mod tests {
         let text = c.prepare_dirs().unwrap_err().to_string();
         assert!(text.contains("version-2") && text.contains("log.1"), "{text}");
         assert_eq!(std::fs::read(&file).unwrap(), b"ZKLG");
+    }
+
+    #[test]
+    fn a_log_that_would_be_left_behind_is_refused() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut c = config(&tmp.path().join("data"));
+        c.prepare_dirs().unwrap();
+        std::fs::write(c.data_dir.join("log.00000000000000ff"), b"x").unwrap();
+        std::fs::write(c.data_dir.join("log.txt"), b"x").unwrap();
+        c.prepare_dirs().unwrap();
+        c.data_log_dir = tmp.path().join("log");
+        let text = c.prepare_dirs().unwrap_err().to_string();
+        assert!(text.contains("log segments (log.00000000000000ff)"), "{text}");
+        std::mem::swap(&mut c.data_dir, &mut c.data_log_dir);
+        c.prepare_dirs().unwrap();
+        std::fs::write(c.data_log_dir.join("snap.0000000000000001.0000000000000002"), b"x").unwrap();
+        assert!(c.prepare_dirs().unwrap_err().to_string().contains("holds snapshots"));
     }
 
     #[test]
