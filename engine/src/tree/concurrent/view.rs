@@ -304,13 +304,23 @@ impl<'a> NodeView<'a> {
     /// Appends the full path: "/" for the root.
     pub fn path_into(&self, out: &mut String) {
         let start = out.len();
-        let mut elements = vec![];
         let mut at = *self;
-        while let Some(parent) = at.parent() {
-            elements.push(at.name());
+        // Most paths are short: their elements are turned round without an allocation.
+        let mut few = [""; 16];
+        let mut depth = 0;
+        while depth < few.len()
+            && let Some(parent) = at.parent()
+        {
+            few[depth] = at.name();
+            depth += 1;
             at = parent;
         }
-        for e in elements.iter().rev() {
+        let mut rest = vec![];
+        while let Some(parent) = at.parent() {
+            rest.push(at.name());
+            at = parent;
+        }
+        for e in rest.iter().rev().chain(few[..depth].iter().rev()) {
             out.push('/');
             out.push_str(e);
         }
