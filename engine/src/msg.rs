@@ -200,6 +200,13 @@ pub struct Change {
 }
 
 impl ChangeBatch {
+    /// Empties it, to be filled again.
+    pub fn clear(&mut self) {
+        self.steps.clear();
+        self.changes.clear();
+        self.bytes.clear();
+        self.concerns = 0;
+    }
     /// Appends bytes and tells where they are.
     pub fn put(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> Span {
         let start = self.bytes.len() as u32;

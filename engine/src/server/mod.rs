@@ -66,7 +66,12 @@ pub struct Server {
     queued_bytes: usize,
     generation: u64,
     gauges: Gauges,
+    digests: VecDeque<(Zxid, u64)>,
 }
+
+/// Tree digests kept: of every zxid that this divides, so many (fact sheet section 4, `hash`).
+const DIGEST_EVERY: u64 = 128;
+const DIGESTS_MAX: usize = 1024;
 
 /// Bytes and entries that may wait between prep and apply: above, the driver takes no more requests.
 const QUEUE_ENTRIES_MAX: usize = 1 << 16;
@@ -90,6 +95,7 @@ impl Server {
             queued_bytes: 0,
             generation: 0,
             gauges: Gauges::default(),
+            digests: VecDeque::new(),
         }
     }
 
@@ -308,6 +314,7 @@ impl Server {
             .db
             .apply(bytes, Origin::Own, Some(batch), reply)
             .expect("prep encodes what apply decodes; a difference is a bug that must not go on");
+        self.note_digest(applied.zxid);
         let target = match waits {
             _ if applied.kind == Op::CreateSession.wire() => self.session_made(&applied, waits, now),
             _ if applied.kind == Op::CloseSession.wire() => self.session_closed(applied.session, waits),
@@ -315,6 +322,19 @@ impl Server {
             Waits::Nobody | Waits::Session(_) => Target::None,
         };
         push(batch, Some(applied.zxid), changes_from, target);
+    }
+
+    fn note_digest(&mut self, zxid: Zxid) {
+        if self.limits.digest && zxid.0.is_multiple_of(DIGEST_EVERY) {
+            if self.digests.len() == DIGESTS_MAX {
+                self.digests.pop_front();
+            }
+            self.digests.push_back((zxid, self.db.tree.digest()));
+        }
+    }
+    /// Tree digests that were kept, oldest first.
+    pub fn digests(&self) -> impl Iterator<Item = &(Zxid, u64)> {
+        self.digests.iter()
     }
 
     fn session_made(&mut self, applied: &crate::pipeline::Applied, waits: Waits, now: Now) -> Target {

@@ -59,7 +59,7 @@ impl Shard {
                 self.block_on_ring(slot);
                 return 0;
             }
-            self.conns[slot].phase = Phase::Waiting;
+            self.await_core(slot);
         } else {
             let c = &mut self.conns[slot];
             self.spares.lend(&mut c.out);
@@ -67,8 +67,7 @@ impl Shard {
             c.out.extend_from_slice(b" is not executed because it is not in the whitelist.\n");
             c.end(Close::AfterFlush);
         }
-        self.stats.packets_received += 1;
-        self.conns[slot].counters.received += 1;
+        self.received_one(slot);
         // Whatever follows a word is not looked at.
         self.conns[slot].ending = true;
         bytes.len()
@@ -111,8 +110,14 @@ impl Shard {
             return false;
         }
         self.received_one(slot);
-        self.conns[slot].phase = Phase::Waiting;
+        self.await_core(slot);
         true
+    }
+
+    /// Nothing more is read until the core has answered.
+    fn await_core(&mut self, slot: u32) {
+        let c = &mut self.conns[slot];
+        (c.phase, c.blocked) = (Phase::Waiting, Blocked::Session);
     }
 
     fn received_one(&mut self, slot: u32) {

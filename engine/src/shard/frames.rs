@@ -205,7 +205,8 @@ impl Shard {
             match c.phase {
                 Phase::First => used += self.first_bytes(slot, &bytes[used..], now, core),
                 Phase::Attached => used += self.requests(slot, &bytes[used..], &mut budget, now, core),
-                Phase::Waiting => self.block(slot, Blocked::Session),
+                // Blocked since it began to wait.
+                Phase::Waiting => return used,
                 Phase::Free => return bytes.len(),
             }
             if self.conns[slot].blocked != Blocked::No || used == before {
@@ -240,7 +241,7 @@ impl Shard {
     ) -> usize {
         let mut at = 0;
         while *budget > 0 {
-            let c = &mut self.conns[slot];
+            let c = &self.conns[slot];
             if c.unsent() >= self.limits.conn_soft_limit_bytes {
                 self.block(slot, Blocked::Out);
                 return at;

@@ -1,0 +1,174 @@
+//! The core's loop body: requests in, durable groups, committed changes out.
+//!
+//! Not here: when to sleep (`run`), the order of writes (`engine::server`), what words print (`desk`).
+//! Invariants:
+//! - a batch is published in the tree first, in the ring second, and only then is anybody woken;
+//! - while the change ring is full nothing is applied and no request is taken; the log goes on;
+//! - no call here waits.
+
+use super::desk::Desk;
+use super::journal::Journal;
+use super::shared::Shared;
+use super::snapshots::Snapshots;
+use crate::clock::Clock;
+use crate::ring::{Bell, Consumer, Publisher, ring_those};
+use engine::ids::Ticket;
+use engine::msg::{ChangeBatch, ToCore};
+use engine::pipeline::Notice;
+use engine::server::Server;
+use engine::time::{MonoMs, Now};
+use engine::watch::InterestFilter;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Requests taken from one shard per step, so that no shard starves another and groups stay small enough.
+const TAKE_PER_STEP: usize = 4096;
+/// Steps (transactions and controls) put into one batch.
+const STEPS_PER_BATCH: usize = 1024;
+/// Pieces of garbage freed per step.
+const COLLECT_PER_STEP: usize = 4096;
+
+/// One shard as the core sees it.
+pub struct Peer {
+    pub inbox: Consumer<ToCore>,
+    pub filter: Arc<InterestFilter>,
+}
+
+/// See the module.
+pub struct Core {
+    pub server: Server,
+    pub journal: Journal,
+    pub desk: Desk,
+    pub snapshots: Snapshots,
+    pub shared: Arc<Shared>,
+    pub clock: Clock,
+    pub peers: Vec<Peer>,
+    pub bells: Vec<Bell>,
+    pub publisher: Publisher<ChangeBatch>,
+    /// Emptied batches, to be filled again.
+    pub spare: Vec<Box<ChangeBatch>>,
+    /// Path hashes of the batch being published, for the interest filters.
+    pub hashes: Vec<(u64, u64)>,
+    /// Garbage is waiting.
+    pub garbage: bool,
+}
+
+impl Core {
+    /// One round. Says whether there is more to do at once.
+    pub fn step(&mut self) -> bool {
+        let now = self.clock.now();
+        self.take_durable();
+        let took = self.take_requests(now);
+        if now.mono >= self.server.next_deadline() {
+            self.server.tick(now, &mut self.journal);
+        }
+        self.journal.kick();
+        if let Some(ticket) = self.journal.early() {
+            self.durable(ticket);
+        }
+        let told = self.tell(now);
+        self.garbage = self.server.collect(COLLECT_PER_STEP);
+        self.notices();
+        self.snapshots.step(&self.server, &self.journal, &self.shared, now);
+        self.desk.snapshots = self.snapshots.stats();
+        took >= TAKE_PER_STEP || (told && self.server.can_advance())
+    }
+
+    fn take_durable(&mut self) {
+        while let Some(ticket) = self.journal.poll() {
+            self.shared.book_sync(&self.journal.stats());
+            self.durable(ticket);
+        }
+    }
+
+    fn durable(&mut self, ticket: Ticket) {
+        self.server.durable(ticket);
+    }
+
+    fn take_requests(&mut self, now: Now) -> usize {
+        let mut most = 0;
+        for at in 0..self.peers.len() {
+            let mut taken = 0;
+            while taken < TAKE_PER_STEP && self.may_take() {
+                let Some(m) = self.peers[at].inbox.pop() else { break };
+                taken += 1;
+                if let Some(rest) = self.server.handle(m, now, &mut self.journal) {
+                    self.desk.handle(rest, &mut self.server, &self.shared, &self.journal, now);
+                }
+            }
+            if taken > 0 && self.peers[at].inbox.producer_waits() {
+                self.bells[at].ring();
+            }
+            most = most.max(taken);
+        }
+        most
+    }
+
+    fn may_take(&self) -> bool {
+        self.server.has_room() && self.journal.has_room() && !self.publisher.is_full()
+    }
+
+    /// Applies and publishes one batch.
+    fn tell(&mut self, now: Now) -> bool {
+        if !self.server.can_advance() {
+            return false;
+        }
+        let spare = &mut self.spare;
+        self.publisher.reclaim(|batch| spare.push(batch));
+        if self.publisher.is_full() {
+            return false;
+        }
+        let mut batch = self.spare.pop().unwrap_or_default();
+        batch.clear();
+        self.server.advance(&mut batch, STEPS_PER_BATCH, now);
+        self.hashes.clear();
+        self.hashes.extend(batch.changes.iter().map(|c| (c.path_hash, c.parent_hash)));
+        let concerns = batch.concerns;
+        if self.publisher.try_publish(batch).is_err() {
+            // Room was seen above, and only this thread publishes.
+            self.shared.fail("the change ring lost its room: this is a bug; please report it".into());
+            return false;
+        }
+        self.server.published();
+        self.spare.truncate(4);
+        let half = self.publisher.capacity() / 2;
+        let (peers, publisher, hashes) = (&self.peers, &self.publisher, &self.hashes);
+        ring_those(&self.bells, |i| {
+            concerns & (1 << (i % 64)) != 0
+                || publisher.behind(i) >= half
+                || hashes.iter().any(|&(p, q)| peers[i].filter.hits(p) || peers[i].filter.hits(q))
+        });
+        true
+    }
+
+    fn notices(&mut self) {
+        for n in self.server.take_notices() {
+            match n {
+                Notice::QuotaExceeded { path, count, bytes } => {
+                    tracing::warn!(%path, count, bytes, "quota exceeded (soft limit: nothing is refused)");
+                }
+                Notice::DigestMismatch { zxid, expected, found } => tracing::error!(
+                    "tree digest differs at {zxid}: expected {expected:x}, found {found:x}; \
+                     compare this server's tree with its peers'"
+                ),
+            }
+        }
+    }
+
+    /// Whether something is there to do right now: the last look before sleeping.
+    pub fn has_work(&mut self) -> bool {
+        let inbox = self.may_take() && self.peers.iter_mut().any(|p| !p.inbox.is_empty());
+        inbox || (self.server.can_advance() && !self.publisher.is_full()) || self.journal.is_finished()
+    }
+
+    /// How long a sleep may last at most.
+    pub fn patience(&self) -> Duration {
+        let now = self.clock.mono();
+        let mut until = self.server.next_deadline().min(self.snapshots.next_deadline());
+        if self.garbage || (self.server.can_advance() && self.publisher.is_full()) {
+            // Somebody has to pass first, and nobody rings for that.
+            until = until.min(MonoMs(now.0 + 5));
+        }
+        Duration::from_millis(until.since(now))
+    }
+}

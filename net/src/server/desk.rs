@@ -1,0 +1,243 @@
+//! Answers four-letter words: gathers what core, shards and disk know, and lets `words` print it.
+//!
+//! Not here: formats (`words`), which words are allowed (the shard asks the whitelist).
+//! Invariant: every word that reaches the desk is answered by one `Text`; a question to all shards is kept until each
+//! has answered, and at most `OPEN_MAX` questions are open.
+
+use super::journal::{Journal, SyncStats};
+use super::shared::Shared;
+use super::snapshots::SnapshotStats;
+use crate::config::Config;
+use crate::words::clients::{Dump, Sessions};
+use crate::words::mntr::{CoreMetrics, DiskMetrics, Metrics};
+use crate::words::server::{DirSizes, Mode};
+use crate::words::summary::Summary;
+use crate::words::{self, clients, environ, mntr, server};
+use engine::ids::{ConnId, SessionId};
+use engine::msg::{Act, Collect, Collected, ConnStat, Span, Target, ToCore};
+use engine::server::Server;
+use engine::time::Now;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Questions to the shards that are open at a time; a word beyond them is answered with nothing.
+const OPEN_MAX: usize = 1024;
+struct Question {
+    conn: ConnId,
+    word: &'static str,
+    missing: usize,
+    parts: Collected,
+}
+
+/// What the start cost, for `mntr`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StartFigures {
+    pub total_ms: u64,
+    pub snapshot_ms: u64,
+    pub replay_ms: u64,
+    pub txns: u64,
+}
+
+/// See the module.
+pub struct Desk {
+    config: Arc<Config>,
+    client_port: u16,
+    started: Now,
+    start: StartFigures,
+    shards: usize,
+    trace_mask: i64,
+    next_token: u64,
+    open: HashMap<u64, Question>,
+    pub snapshots: SnapshotStats,
+}
+
+impl Desk {
+    pub fn new(config: Arc<Config>, client_port: u16, shards: usize, started: Now, start: StartFigures) -> Desk {
+        Desk {
+            config,
+            client_port,
+            started,
+            start,
+            shards,
+            trace_mask: words::DEFAULT_TRACE_MASK,
+            next_token: 0,
+            open: HashMap::new(),
+            snapshots: SnapshotStats::default(),
+        }
+    }
+
+    /// A word, or a shard's answer to a question.
+    pub fn handle(&mut self, m: ToCore, core: &mut Server, shared: &Shared, journal: &Journal, now: Now) {
+        match m {
+            ToCore::Word { conn, word, arg } => {
+                let Some(word) = words::find(word) else { return self.say(core, conn, String::new()) };
+                match self.at_once(word, &arg, core, shared, journal, now) {
+                    Some(text) => self.say(core, conn, text),
+                    None => self.ask(core, conn, word),
+                }
+            }
+            ToCore::Collected { token, part, .. } => {
+                let Some(q) = self.open.get_mut(&token) else { return };
+                q.parts.connections.extend(part.connections);
+                q.parts.watches.extend(part.watches);
+                q.missing -= 1;
+                if q.missing == 0 {
+                    let q = self.open.remove(&token).expect("found above");
+                    let text = self.collected(&q, core, shared, journal, now);
+                    self.say(core, q.conn, text);
+                }
+            }
+            // A lone server never leaves its role.
+            _ => {}
+        }
+    }
+
+    fn say(&self, core: &mut Server, conn: ConnId, text: String) {
+        core.control_with(Target::Conn(conn, Act::Text(Span::default())), text.into_bytes());
+    }
+
+    fn ask(&mut self, core: &mut Server, conn: ConnId, word: &'static str) {
+        if self.open.len() >= OPEN_MAX {
+            return self.say(core, conn, String::new());
+        }
+        let what = match word {
+            "wchs" | "wchc" | "wchp" => Collect::Watches,
+            "srst" => Collect::ResetServer,
+            "crst" => Collect::ResetConnections,
+            _ => Collect::Connections,
+        };
+        self.next_token += 1;
+        let token = self.next_token;
+        self.open.insert(token, Question { conn, word, missing: self.shards, parts: Collected::default() });
+        core.control(Target::All(Act::Collect { token, what }));
+    }
+
+    /// Words that need no shard. `None`: this one does.
+    fn at_once(
+        &mut self,
+        word: &str,
+        arg: &[u8],
+        core: &Server,
+        shared: &Shared,
+        journal: &Journal,
+        now: Now,
+    ) -> Option<String> {
+        Some(match word {
+            "ruok" => words::ruok(),
+            "isro" => words::isro(Some(false)),
+            "srvr" => server::srvr(&self.metrics(core, shared, journal, now).info()),
+            "mntr" => mntr::mntr(&self.metrics(core, shared, journal, now)),
+            "conf" => server::conf(&self.config, self.client_port, self.sizes()),
+            "dirs" => server::dirs(self.sizes()),
+            "envi" => server::envi(&environ::variables()),
+            "hash" => server::hash(&core.digests().copied().collect::<Vec<_>>()),
+            "gtmk" => words::gtmk(self.trace_mask),
+            "stmk" => match words::stmk(arg) {
+                Some((mask, text)) => {
+                    self.trace_mask = mask;
+                    text
+                }
+                None => String::new(),
+            },
+            _ => return None,
+        })
+    }
+
+    fn collected(&self, q: &Question, core: &Server, shared: &Shared, journal: &Journal, now: Now) -> String {
+        match q.word {
+            "stat" => {
+                server::stat(&self.metrics(core, shared, journal, now).info(), &q.parts.connections)
+            }
+            "cons" => clients::cons(&q.parts.connections),
+            "wchs" => clients::wchs(&q.parts.watches),
+            "wchc" => clients::wchc(&q.parts.watches),
+            "wchp" => clients::wchp(&q.parts.watches),
+            "dump" => clients::dump(&dump(core, &q.parts.connections, now)),
+            "srst" => words::srst(),
+            "crst" => words::crst(),
+            _ => String::new(),
+        }
+    }
+
+    fn sizes(&self) -> DirSizes {
+        let data_bytes = bytes_in(&self.config.data_dir);
+        let same = self.config.data_dir == self.config.data_log_dir;
+        DirSizes { data_bytes, log_bytes: if same { data_bytes } else { bytes_in(&self.config.data_log_dir) } }
+    }
+
+    fn metrics(&self, core: &Server, shared: &Shared, journal: &Journal, now: Now) -> Metrics {
+        let g = core.gauges();
+        let db = core.db();
+        let shards = shared.shard_metrics();
+        let (open_files, max_files) = environ::file_descriptors();
+        Metrics {
+            mode: Mode::Standalone,
+            uptime_ms: now.mono.since(self.started.mono),
+            open_files,
+            max_files,
+            core: CoreMetrics {
+                zxid: db.last(),
+                znodes: db.tree.node_count(),
+                ephemerals: g.ephemerals as u64,
+                data_bytes: db.tree.approximate_data_size(),
+                sessions: g.sessions as u64,
+                outstanding: shared.outstanding() as u64,
+                stale_sessions_expired: g.expired,
+                stale_requests_dropped: g.dropped_stale,
+                digest_mismatches: g.digest_mismatches,
+                proposals: g.proposals,
+                commits: g.commits,
+                ..CoreMetrics::default()
+            },
+            shards,
+            disk: self.disk(journal.stats(), shared.slow_syncs()),
+        }
+    }
+
+    fn disk(&self, s: SyncStats, slow_syncs: u64) -> DiskMetrics {
+        let once = |ms: u64| {
+            let mut s = Summary::default();
+            s.record(ms);
+            s
+        };
+        DiskMetrics {
+            sync_time: s.time_ms,
+            slow_syncs,
+            group_size: s.group_size,
+            snapshot_time: self.snapshots.time_ms,
+            init_time: once(self.start.total_ms),
+            snapshot_load_time: once(self.start.snapshot_ms),
+            txns_load_time: once(self.start.replay_ms),
+            txns_loaded: once(self.start.txns),
+        }
+    }
+}
+
+fn dump(core: &Server, connections: &[ConnStat], now: Now) -> Dump {
+    // Deadlines are monotonic; what is printed is the wall clock.
+    let wall = |mono_ms: u64| now.wall.0 + mono_ms as i64 - now.mono.0 as i64;
+    let sessions = core.tracker().buckets().map(|(end, ids)| (wall(end.0), ids)).collect();
+    let mut ephemerals: Vec<(SessionId, Vec<String>)> = core
+        .db()
+        .ephemeral_owners()
+        .map(|(s, paths)| (s, paths.iter().map(|p| p.to_string()).collect()))
+        .collect();
+    ephemerals.sort_unstable_by_key(|(s, _)| *s);
+    let mut by_expiry: BTreeMap<i64, Vec<_>> = BTreeMap::new();
+    for c in connections {
+        let expires = if c.session == SessionId::NONE { 0 } else { c.last_response_ms + i64::from(c.timeout_ms) };
+        by_expiry.entry(expires).or_default().push((c.peer, c.session));
+    }
+    Dump {
+        sessions: Sessions::Expiring(sessions),
+        ephemerals,
+        connections: by_expiry.into_iter().collect(),
+    }
+}
+
+/// Bytes of the files directly in a directory; 0 where it cannot be read.
+fn bytes_in(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries.flatten().filter_map(|e| e.metadata().ok()).filter(|m| m.is_file()).map(|m| m.len()).sum()
+}

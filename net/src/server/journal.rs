@@ -1,0 +1,262 @@
+//! The core's way to the log: fills a group while the one before is being made durable.
+//!
+//! Not here: the format and the sync (`wal`), what is written (`engine`).
+//! Invariants:
+//! - groups are written one after the other, in ticket order, each whole;
+//! - a ticket is reported only when the group that holds it is durable, unless the profile chose otherwise;
+//! - after the first error nothing is written and nothing is reported any more.
+
+use crate::ring::Wake;
+use crate::words::summary::Summary;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use engine::ids::Ticket;
+use engine::zab::{Persist, Persistence};
+use profiles::{Durability, Profile, WalAsync};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+use wal::{Group, Log, Position, WalError};
+
+/// What a finished group tells.
+type Finished = (Group, Result<Position, WalError>);
+
+/// Who waits for the disk.
+enum Writer {
+    /// The kernel: the core goes on, an eventfd tells.
+    Submit(Box<Log>),
+    /// A thread of our own, which wakes the core.
+    Thread {
+        to: Sender<Group>,
+        from: Receiver<Finished>,
+        /// Set before `to` is dropped: leave the log as it is.
+        abandoned: Arc<AtomicBool>,
+        thread: Option<JoinHandle<()>>,
+    },
+}
+
+/// See the module.
+pub struct Journal {
+    writer: Writer,
+    filling: Group,
+    spare: Vec<Group>,
+    /// The last ticket in `filling`.
+    last: Ticket,
+    in_flight: Option<Flight>,
+    durability: Durability,
+    group_max: usize,
+    failed: Option<WalError>,
+    reader: wal::Reader,
+    stats: SyncStats,
+}
+
+struct Flight {
+    last: Ticket,
+    records: u64,
+    since: Instant,
+}
+
+/// What syncs cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SyncStats {
+    pub time_ms: Summary,
+    /// The last one, ms.
+    pub last_ms: u64,
+    /// Transactions that one sync made durable.
+    pub group_size: Summary,
+    /// Bytes of transactions appended.
+    pub bytes: u64,
+}
+
+impl Journal {
+    /// Takes over an open log. `wake` ends the core's sleep when a group is finished, unless there is a
+    /// [`Journal::completion_fd`].
+    pub fn new(mut log: Log, profile: &Profile, wake: Arc<dyn Wake>) -> std::io::Result<Journal> {
+        let group_max = profile.group_max_bytes as usize;
+        let reader = log.reader();
+        let submit = profile.wal_async != WalAsync::Thread && log.enable_submit().is_some();
+        let writer = if submit { Writer::Submit(Box::new(log)) } else { spawn(log, wake)? };
+        Ok(Journal {
+            writer,
+            filling: Group::new(group_max),
+            spare: vec![Group::new(group_max)],
+            last: Ticket(0),
+            in_flight: None,
+            durability: profile.durability,
+            group_max,
+            failed: None,
+            reader,
+            stats: SyncStats::default(),
+        })
+    }
+
+    /// The descriptor that becomes readable when a group is finished; `None` where a thread of ours writes.
+    pub fn completion_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.writer {
+            Writer::Submit(log) => log.completion_fd(),
+            Writer::Thread { .. } => None,
+        }
+    }
+    /// Reads the log beside the writer.
+    pub fn reader(&self) -> &wal::Reader {
+        &self.reader
+    }
+    /// Whether the open group takes more now.
+    pub fn has_room(&self) -> bool {
+        !self.filling.is_full()
+    }
+    /// Timing of the syncs so far.
+    pub fn stats(&self) -> SyncStats {
+        self.stats
+    }
+    /// The first error, if there was one: the server must end.
+    pub fn failure(&self) -> Option<&WalError> {
+        self.failed.as_ref()
+    }
+
+    /// Starts to write the open group, if there is one and none is being written.
+    pub fn kick(&mut self) {
+        if self.in_flight.is_some() || self.filling.is_empty() || self.failed.is_some() {
+            return;
+        }
+        let next = self.spare.pop().unwrap_or_else(|| Group::new(self.group_max));
+        let group = std::mem::replace(&mut self.filling, next);
+        let records = u64::from(group.records());
+        self.in_flight = Some(Flight { last: self.last, records, since: Instant::now() });
+        match &mut self.writer {
+            Writer::Submit(log) => {
+                if let Err((_, e)) = log.submit(group) {
+                    self.failed = Some(e);
+                }
+            }
+            Writer::Thread { to, .. } => {
+                // The thread ends only when this side is dropped, or after it has reported an error.
+                let _gone = to.send(group);
+            }
+        }
+    }
+
+    /// The ticket up to which everything may count as durable by now, if that has moved.
+    pub fn poll(&mut self) -> Option<Ticket> {
+        let finished = match &mut self.writer {
+            Writer::Submit(log) => log.complete(),
+            Writer::Thread { from, .. } => from.try_recv().ok(),
+        };
+        let (group, result) = finished?;
+        let flight = self.in_flight.take()?;
+        if let Err(e) = result {
+            self.failed = Some(e);
+            return None;
+        }
+        self.spare.push(group);
+        self.booked(&flight);
+        self.kick();
+        Some(if self.durability == Durability::Sync { flight.last } else { self.last })
+    }
+
+    /// With the weak setting: what was accepted counts at once.
+    pub fn early(&self) -> Option<Ticket> {
+        (self.durability != Durability::Sync && self.failed.is_none()).then_some(self.last)
+    }
+
+    fn booked(&mut self, flight: &Flight) {
+        let ms = flight.since.elapsed().as_millis() as u64;
+        self.stats.time_ms.record(ms);
+        self.stats.last_ms = ms;
+        self.stats.group_size.record(flight.records);
+    }
+
+    /// Whether anything accepted is not durable yet.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_none() && self.filling.is_empty()
+    }
+
+    /// Whether a finished group waits to be looked at, as far as can be told without a system call.
+    pub fn is_finished(&self) -> bool {
+        match &self.writer {
+            Writer::Submit(_) => false,
+            Writer::Thread { from, .. } => !from.is_empty(),
+        }
+    }
+
+    /// Ends as a killed process does: nothing more is written or synced.
+    pub fn abandon(self) {
+        match self.writer {
+            Writer::Submit(log) => drop(log),
+            Writer::Thread { to, thread, abandoned, .. } => {
+                abandoned.store(true, Ordering::Relaxed);
+                drop(to);
+                let _panicked = thread.map(JoinHandle::join);
+            }
+        }
+    }
+
+    /// Makes everything durable and ends the log cleanly.
+    pub fn close(mut self) -> Result<(), WalError> {
+        while self.failed.is_none() && !self.is_idle() {
+            self.kick();
+            let finished = match &mut self.writer {
+                Writer::Submit(log) => log.wait(),
+                Writer::Thread { from, .. } => from.recv().ok(),
+            };
+            self.in_flight = None;
+            if let Some((_, Err(e))) = finished {
+                self.failed = Some(e);
+            }
+        }
+        if let Some(e) = self.failed.take() {
+            return Err(e);
+        }
+        match self.writer {
+            Writer::Submit(log) => log.close(),
+            Writer::Thread { to, thread, .. } => {
+                drop(to);
+                if let Some(t) = thread {
+                    let _panicked = t.join();
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Persistence for Journal {
+    fn persist(&mut self, ticket: Ticket, what: Persist<'_>) {
+        let Persist::Append(txn) = what;
+        if self.failed.is_some() {
+            return;
+        }
+        match self.filling.push_slice(txn) {
+            Ok(()) => {
+                self.last = ticket;
+                self.stats.bytes += txn.len() as u64;
+            }
+            Err(e) => self.failed = Some(e),
+        }
+    }
+}
+
+fn spawn(mut log: Log, wake: Arc<dyn Wake>) -> std::io::Result<Writer> {
+    let (to, groups) = bounded::<Group>(1);
+    let (done, from) = bounded::<Finished>(1);
+    let abandoned = Arc::new(AtomicBool::new(false));
+    let left = abandoned.clone();
+    let thread = std::thread::Builder::new().name("wal".into()).spawn(move || {
+        for mut group in groups {
+            let result = log.write(&mut group);
+            let failed = result.is_err();
+            let heard = done.send((group, result)).is_ok();
+            wake.wake();
+            if failed || !heard {
+                return;
+            }
+        }
+        if !left.load(Ordering::Relaxed)
+            && let Err(e) = log.close()
+        {
+            tracing::warn!("the log's closing mark could not be written: {e}");
+        }
+    })?;
+    Ok(Writer::Thread { to, from, abandoned, thread: Some(thread) })
+}

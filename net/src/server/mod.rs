@@ -1,0 +1,357 @@
+//! A running server: its threads, how they are started, stopped and killed.
+//!
+//! Lives here: the loops that drive `engine::server` and `engine::shard`, the way to the log, recovery, snapshots,
+//! the desk that answers four-letter words. Not here: sockets (`reactor`), rings (`ring`), configuration (`config`).
+//!
+//! Threads: one per shard; the core on one of its own or with shard 0; the log's keeper, and its writer where the
+//! kernel cannot be asked to write without waiting; one for each snapshot while it is taken.
+
+mod core;
+mod desk;
+mod journal;
+mod run;
+mod shard;
+mod shared;
+mod snapshots;
+mod storage;
+
+use self::core::{Core, Peer};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::reactor::{ListenAddr, ListenOptions, Listener, MioReactor, Reactor, listen};
+use crate::ring::{self, Bell};
+use anyhow::{Context, Result, bail};
+use desk::{Desk, StartFigures};
+use engine::ids::ShardId;
+use engine::msg::ChangeBatch;
+use engine::server::Server as Engine;
+use engine::shard::{Admission, Shard};
+use engine::watch::InterestFilter;
+use journal::Journal;
+use profiles::{Placement, Profile};
+use run::Loop;
+use shard::{Link, ShardLoop};
+use shared::{Gate, Shared};
+use snapshots::Snapshots;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// The server id that a lone server puts into session ids (fact sheet 3.2).
+const LONE_SERVER_ID: u8 = 1;
+
+/// A running server. Dropping it stops it.
+pub struct Server {
+    shared: Arc<Shared>,
+    addrs: Vec<SocketAddr>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// How threads are laid out.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    shards: usize,
+    core_with_shard: bool,
+    pin: bool,
+}
+
+impl Layout {
+    fn of(profile: &Profile) -> Layout {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let shards = if profile.shards > 0 { profile.shards as usize } else { (cpus - 1).max(1) };
+        let core_with_shard = match profile.core_thread {
+            Placement::Auto => cpus <= 2,
+            Placement::Own => false,
+            Placement::WithShard => true,
+        };
+        Layout { shards, core_with_shard, pin: profile.pin_threads }
+    }
+}
+
+impl Server {
+    /// Recovers the data directory and serves. Returns when clients can connect.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting, in words that say what to do: an address in use, a directory that is locked,
+    /// damaged, of another version or ZooKeeper's own, no rights, no room.
+    pub fn start(config: Config, profile: &Profile) -> Result<Server> {
+        let began = Instant::now();
+        let layout = Layout::of(profile);
+        let clock = Clock::new();
+        // The port first: "address in use" should not cost a recovery.
+        let (listeners, addrs) = bind(&config, profile, layout.shards)?;
+        let recovered = storage::recover(&config, profile, layout.shards)?;
+        let shared = Arc::new(Shared::new(config.fsync_warning_ms, layout.shards));
+        let start = StartFigures { total_ms: began.elapsed().as_millis() as u64, ..recovered.figures };
+        let port = addrs[0].port();
+        let parts = Parts { config: Arc::new(config), profile, layout, clock, shared: shared.clone() };
+        let threads = parts.build(recovered, listeners, port, start)?;
+        Ok(Server { shared, addrs, threads })
+    }
+
+    /// Where clients connect, with the ports that were taken.
+    pub fn client_addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Waits until the server ends, by [`Server::stopper`] or because it cannot go on.
+    ///
+    /// # Errors
+    /// Why it could not go on.
+    pub fn wait(mut self) -> Result<()> {
+        self.shared.wait();
+        self.join()
+    }
+
+    /// Something that asks it to end in good order, for a signal handler.
+    pub fn stopper(&self) -> impl Fn() + Send + Sync + 'static {
+        let shared = self.shared.clone();
+        move || shared.stop()
+    }
+
+    /// Ends it in good order: what was accepted is synced, sessions live on.
+    ///
+    /// # Errors
+    /// Why it ended before, or why the log could not be closed.
+    pub fn stop(mut self) -> Result<()> {
+        self.shared.stop();
+        self.join()
+    }
+
+    /// Ends it as if the process were killed: nothing more is written, nobody is told. For tests.
+    pub fn kill(mut self) {
+        self.shared.kill();
+        let _whatever = self.join();
+    }
+
+    fn join(&mut self) -> Result<()> {
+        let mut panicked = false;
+        for t in self.threads.drain(..) {
+            panicked |= t.join().is_err();
+        }
+        if let Some(why) = self.shared.failure() {
+            bail!("{why}");
+        }
+        if panicked {
+            bail!("a thread panicked; see the log above, and report it");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stop();
+        let _told_by_stop = self.join();
+    }
+}
+
+/// Listeners of every address, by shard.
+fn bind(config: &Config, profile: &Profile, shards: usize) -> Result<(Vec<Vec<Listener>>, Vec<SocketAddr>)> {
+    let options = ListenOptions {
+        backlog: profile.backlog,
+        nodelay: profile.nodelay,
+        sndbuf_bytes: profile.sndbuf_bytes,
+        rcvbuf_bytes: profile.rcvbuf_bytes,
+        keepalive: Some(Duration::from_secs(60)),
+    };
+    let mut by_shard: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
+    let mut addrs = Vec::new();
+    for on in listen_on(&config.client_addrs) {
+        let (listeners, addr) = listen(on, shards, &options)
+            .with_context(|| format!("cannot listen for clients on {}", describe(on)))?;
+        addrs.push(addr);
+        for (shard, l) in by_shard.iter_mut().zip(listeners) {
+            shard.push(l);
+        }
+    }
+    Ok((by_shard, addrs))
+}
+
+/// Both wildcards together are one dual-stack listener.
+fn listen_on(addrs: &[SocketAddr]) -> Vec<ListenAddr> {
+    if let [first, second] = addrs
+        && first.ip().is_unspecified()
+        && second.ip().is_unspecified()
+    {
+        return vec![ListenAddr::Any { port: first.port() }];
+    }
+    addrs.iter().map(|a| ListenAddr::One(*a)).collect()
+}
+
+fn describe(on: ListenAddr) -> String {
+    match on {
+        ListenAddr::Any { port } => format!("port {port} of all interfaces (is another server running?)"),
+        ListenAddr::One(addr) => format!("{addr} (is another server running?)"),
+    }
+}
+
+/// What every thread is built from.
+struct Parts<'a> {
+    config: Arc<Config>,
+    profile: &'a Profile,
+    layout: Layout,
+    clock: Clock,
+    shared: Arc<Shared>,
+}
+
+impl Parts<'_> {
+    fn build(
+        &self,
+        recovered: storage::Recovered,
+        listeners: Vec<Vec<Listener>>,
+        port: u16,
+        start: StartFigures,
+    ) -> Result<Vec<JoinHandle<()>>> {
+        let shards = self.layout.shards;
+        let now = self.clock.now();
+        let mut limits = self.config.limits.clone();
+        limits.shard_out_limit_bytes = (limits.shard_out_limit_bytes / shards).max(1);
+        let limits = Arc::new(limits);
+        let gate: Arc<dyn Admission> = Arc::new(Gate::new(&limits));
+        let h = recovered.db.last();
+        let (publisher, subscribers) =
+            ring::changes::<ChangeBatch>(self.profile.change_ring_entries as usize, shards);
+        let core_reactor = if self.layout.core_with_shard { None } else { Some(MioReactor::new()?) };
+        let mut seats = Vec::new();
+        let (mut peers, mut bells) = (Vec::new(), Vec::new());
+        for (number, (listeners, changes)) in listeners.into_iter().zip(subscribers).enumerate() {
+            let mut reactor = MioReactor::new()?;
+            for l in listeners {
+                reactor.add_listener(l)?;
+            }
+            let (sleeper, bell) = ring::sleeper(reactor.waker());
+            let (producer, inbox) = ring::requests(self.profile.request_ring_entries as usize);
+            let filter = Arc::new(InterestFilter::default());
+            let reader = recovered.tree.reader().context("the tree has no reader left for a shard")?;
+            let id = ShardId(number as u16);
+            let shard = Shard::new(id, limits.clone(), gate.clone(), reader, filter.clone(), h, 0);
+            let shard = ShardLoop {
+                shard,
+                link: Link { ring: producer, bell: None, pushed: false },
+                changes,
+                scratch: vec![0; self.profile.recv_buffer_bytes as usize].into_boxed_slice(),
+                clock: self.clock,
+                shared: self.shared.clone(),
+                stats: self.shared.cell(number),
+                tenants: Vec::new(),
+            };
+            peers.push(Peer { inbox, filter });
+            bells.push(bell);
+            seats.push((reactor, sleeper, shard));
+        }
+        let mut core_home = match core_reactor {
+            Some(reactor) => {
+                let (sleeper, bell) = ring::sleeper(reactor.waker());
+                Some((reactor, sleeper, bell))
+            }
+            None => None,
+        };
+        let wake = core_home.as_ref().map_or_else(|| seats[0].0.waker(), |(r, _, _)| r.waker());
+        let journal = Journal::new(recovered.log, self.profile, wake)?;
+        if let Some(fd) = journal.completion_fd() {
+            let home = core_home.as_mut().map_or_else(|| &mut seats[0].0, |(r, _, _)| r);
+            home.add_signal(fd)?;
+        }
+        let engine = Engine::new(limits, recovered.db, LONE_SERVER_ID, shards, now);
+        let base = (recovered.next, h);
+        let snapshots = Snapshots::new(
+            recovered.data,
+            recovered.tree,
+            self.profile,
+            &self.config,
+            recovered.snapshot_at,
+            base,
+            now,
+        );
+        let core_bell: Option<Bell> = core_home.as_ref().map(|(_, _, bell)| bell.clone());
+        let first_bell = bells[0].clone();
+        let core = Core {
+            server: engine,
+            journal,
+            desk: Desk::new(self.config.clone(), port, shards, now, start),
+            snapshots,
+            shared: self.shared.clone(),
+            clock: self.clock,
+            peers,
+            bells,
+            publisher,
+            spare: Vec::new(),
+            hashes: Vec::new(),
+            garbage: false,
+        };
+        self.launch(seats, core, core_home.map(|(r, s, _)| (r, s)), core_bell.unwrap_or(first_bell))
+    }
+
+    /// Starts the threads. A shard that shares its thread with the core rings nobody.
+    fn launch(
+        &self,
+        seats: Vec<(MioReactor, ring::Sleeper, ShardLoop)>,
+        core: Core,
+        core_home: Option<(MioReactor, ring::Sleeper)>,
+        core_bell: Bell,
+    ) -> Result<Vec<JoinHandle<()>>> {
+        let mut core = Some(core);
+        let mut threads = Vec::new();
+        if let Some((reactor, sleeper)) = core_home {
+            let l = self.looping(reactor, sleeper, None, core.take());
+            threads.push(self.spawn("core".into(), 0, l)?);
+        }
+        for (number, (reactor, sleeper, mut shard)) in seats.into_iter().enumerate() {
+            let core_here = if number == 0 { core.take() } else { None };
+            if core_here.is_none() {
+                shard.link.bell = Some(core_bell.clone());
+            }
+            let l = self.looping(reactor, sleeper, Some(shard), core_here);
+            threads.push(self.spawn(format!("shard-{number}"), number + 1, l)?);
+        }
+        Ok(threads)
+    }
+
+    fn looping(
+        &self,
+        reactor: MioReactor,
+        sleeper: ring::Sleeper,
+        shard: Option<ShardLoop>,
+        core: Option<Core>,
+    ) -> Loop<MioReactor> {
+        self.shared.add_waker(reactor.waker());
+        Loop {
+            reactor,
+            sleeper,
+            shard,
+            core,
+            clock: self.clock,
+            shared: self.shared.clone(),
+            busy_poll: Duration::from_micros(self.profile.busy_poll_us.into()),
+            report_every: Duration::from_millis(u64::from(self.config.limits.tick_ms / 4).max(1)),
+        }
+    }
+
+    /// `place`: which of the usable CPUs it is bound to, where the profile asks for that.
+    fn spawn(&self, name: String, place: usize, l: Loop<MioReactor>) -> Result<JoinHandle<()>> {
+        let pin = self.layout.pin;
+        let shared = self.shared.clone();
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+            if pin && let Err(e) = crate::system::pin_this_thread(place) {
+                tracing::warn!("{name} cannot be bound to a CPU: {e}");
+            }
+            let guard = OnPanic(shared, name);
+            l.run();
+            std::mem::drop(guard);
+        });
+        thread.context("cannot start a thread")
+    }
+}
+
+/// Ends the server when its thread panics: the others cannot go on without it.
+struct OnPanic(Arc<Shared>, String);
+
+impl Drop for OnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(format!("the thread {} panicked: the server ends; please report this", self.1));
+        }
+    }
+}

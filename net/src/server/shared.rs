@@ -1,0 +1,220 @@
+//! What the threads of one server share besides the rings: the word to stop, counters, the reason of an end.
+//!
+//! Invariant: nothing here is touched per read; shards copy their counters once a turn, and count connections and
+//! writes as they come and go.
+
+use super::journal::SyncStats;
+use crate::ring::Wake;
+use crate::words::mntr::ShardMetrics;
+use crate::words::server::Latency;
+use crossbeam::utils::CachePadded;
+use dashmap::DashMap;
+use engine::limits::Limits;
+use engine::shard::{Admission, ShardStats};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+
+/// One shard's counters, as it last stored them.
+#[derive(Default)]
+pub struct StatsCell(CachePadded<Mutex<ShardStats>>);
+
+impl StatsCell {
+    pub fn store(&self, s: &ShardStats) {
+        *self.0.lock().expect("no holder panics") = *s;
+    }
+    fn load(&self) -> ShardStats {
+        *self.0.lock().expect("no holder panics")
+    }
+}
+
+/// See the module.
+pub struct Shared {
+    /// Set once: end in good order.
+    stop: AtomicBool,
+    /// Set once: end at once, syncing nothing.
+    kill: AtomicBool,
+    failure: OnceLock<String>,
+    wakers: Mutex<Vec<Arc<dyn Wake>>>,
+    ended: (Mutex<bool>, Condvar),
+    cells: Vec<Arc<StatsCell>>,
+    rejected: AtomicU64,
+    /// `fsync.warningthresholdms`.
+    fsync_warning_ms: u64,
+    fsync_slow: AtomicU64,
+}
+
+impl Shared {
+    pub fn new(fsync_warning_ms: u64, shards: usize) -> Shared {
+        Shared {
+            stop: AtomicBool::new(false),
+            kill: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            wakers: Mutex::new(Vec::new()),
+            ended: (Mutex::new(false), Condvar::new()),
+            cells: (0..shards).map(|_| Arc::default()).collect(),
+            rejected: AtomicU64::new(0),
+            fsync_warning_ms,
+            fsync_slow: AtomicU64::new(0),
+        }
+    }
+
+    /// A thread that must hear of the end.
+    pub fn add_waker(&self, w: Arc<dyn Wake>) {
+        self.wakers.lock().expect("no holder panics").push(w);
+    }
+    /// Asks every thread to end in good order.
+    pub fn stop(&self) {
+        self.stop.store(true, Relaxed);
+        for w in self.wakers.lock().expect("no holder panics").iter() {
+            w.wake();
+        }
+        *self.ended.0.lock().expect("no holder panics") = true;
+        self.ended.1.notify_all();
+    }
+    /// Asks every thread to end at once, as if the process were killed.
+    pub fn kill(&self) {
+        self.kill.store(true, Relaxed);
+        self.stop();
+    }
+    /// Something that the server cannot go on with; the first reason stays.
+    pub fn fail(&self, why: String) {
+        tracing::error!("{why}");
+        let _first = self.failure.set(why);
+        self.stop();
+    }
+    /// Waits until somebody has asked the server to end.
+    pub fn wait(&self) {
+        let mut ended = self.ended.0.lock().expect("no holder panics");
+        while !*ended {
+            ended = self.ended.1.wait(ended).expect("no holder panics");
+        }
+    }
+    pub fn is_stopping(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+    pub fn is_killed(&self) -> bool {
+        self.kill.load(Relaxed)
+    }
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// The core's report after a sync.
+    pub fn book_sync(&self, s: &SyncStats) {
+        if s.last_ms > self.fsync_warning_ms {
+            self.fsync_slow.fetch_add(1, Relaxed);
+            tracing::warn!("a sync of the log took {} ms: the disk is slow, and writes wait for it", s.last_ms);
+        }
+    }
+    pub fn slow_syncs(&self) -> u64 {
+        self.fsync_slow.load(Relaxed)
+    }
+    /// A connection was refused at accept.
+    pub fn book_rejected(&self) {
+        self.rejected.fetch_add(1, Relaxed);
+    }
+
+    /// Where shard `number` stores its counters.
+    pub fn cell(&self, number: usize) -> Arc<StatsCell> {
+        self.cells[number].clone()
+    }
+    /// Writes not answered, over all shards.
+    pub fn outstanding(&self) -> usize {
+        self.cells.iter().map(|c| c.load().outstanding).sum()
+    }
+    /// All shards' counters.
+    pub fn shard_metrics(&self) -> ShardMetrics {
+        let mut sum = ShardMetrics { connections_rejected: self.rejected.load(Relaxed), ..Default::default() };
+        for cell in &self.cells {
+            sum.merge(&metrics_of(&cell.load()));
+        }
+        sum
+    }
+}
+
+fn metrics_of(s: &ShardStats) -> ShardMetrics {
+    let l = s.latency;
+    ShardMetrics {
+        latency: Latency { min_ms: l.min_ms, max_ms: l.max_ms, total_ms: l.sum_ms, count: l.count },
+        received: s.packets_received,
+        sent: s.packets_sent,
+        connections: s.connections as u64,
+        watches: (s.watches.data_watches + s.watches.child_watches) as u64,
+        bytes_received: s.bytes_received,
+        connections_dropped: s.overruns,
+        ..ShardMetrics::default()
+    }
+}
+
+/// Counts over all shards: connections by address, writes in flight.
+pub struct Gate {
+    per_address_max: u32,
+    connections_max: u32,
+    addresses: DashMap<IpAddr, u32>,
+    connections: AtomicUsize,
+    writes: CachePadded<AtomicIsize>,
+}
+
+impl Gate {
+    pub fn new(limits: &Limits) -> Gate {
+        Gate {
+            per_address_max: limits.max_client_connections,
+            connections_max: limits.max_connections,
+            addresses: DashMap::new(),
+            connections: AtomicUsize::new(0),
+            writes: CachePadded::new(AtomicIsize::new(0)),
+        }
+    }
+}
+
+impl Admission for Gate {
+    fn admit(&self, peer: IpAddr) -> bool {
+        let before = self.connections.fetch_add(1, Relaxed);
+        if self.connections_max > 0 && before >= self.connections_max as usize {
+            self.connections.fetch_sub(1, Relaxed);
+            return false;
+        }
+        let mut count = self.addresses.entry(peer).or_insert(0);
+        if self.per_address_max > 0 && *count >= self.per_address_max {
+            drop(count);
+            self.connections.fetch_sub(1, Relaxed);
+            return false;
+        }
+        *count += 1;
+        true
+    }
+    fn leave(&self, peer: IpAddr) {
+        self.connections.fetch_sub(1, Relaxed);
+        if let Some(mut count) = self.addresses.get_mut(&peer) {
+            *count -= 1;
+        }
+        self.addresses.remove_if(&peer, |_, count| *count == 0);
+    }
+    fn writes_changed(&self, by: isize) {
+        self.writes.fetch_add(by, Relaxed);
+    }
+    fn writes(&self) -> usize {
+        usize::try_from(self.writes.load(Relaxed)).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_count_per_address_and_in_all() {
+        let limits = Limits { max_client_connections: 2, max_connections: 3, ..Limits::default() };
+        let gate = Gate::new(&limits);
+        let (a, b): (IpAddr, IpAddr) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
+        assert!(gate.admit(a) && gate.admit(a) && !gate.admit(a));
+        assert!(gate.admit(b) && !gate.admit(b), "three in all");
+        gate.leave(a);
+        assert!(gate.admit(b) && !gate.admit(a));
+        gate.leave(a);
+        gate.leave(b);
+        gate.leave(b);
+        assert!(gate.addresses.is_empty() && gate.connections.load(Relaxed) == 0);
+    }
+}
