@@ -13,6 +13,10 @@ use crate::error::{During, WalError};
 use crate::format::{BLOCK_BYTES, SegmentHeader};
 use crate::window::Segment;
 
+/// A failed write was the last its process made, so it lies in the newest segment, or in the one before if the newest
+/// was only prepared. Only there can the page cache hold bytes that it calls clean and the disk does not have.
+const SUSPECTS: usize = 2;
+
 /// What is found at the place where the next group should be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
@@ -157,9 +161,12 @@ impl Segments {
     /// Syncs what the previous process wrote and drops it from the cache, so that the walk sees what the disk has.
     pub fn settle(&mut self) -> Result<(), WalError> {
         let from = self.live.iter().rposition(|(_, h)| h.seal.is_some()).unwrap_or(0);
-        for (s, _) in &mut self.live[from..] {
+        let suspects = self.live.len().saturating_sub(SUSPECTS);
+        for (i, (s, _)) in self.live.iter_mut().enumerate().skip(from) {
             s.file.sync().during("sync", &s.path)?;
-            s.refresh()?;
+            if i >= suspects {
+                s.refresh()?;
+            }
         }
         Ok(())
     }

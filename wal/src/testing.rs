@@ -184,6 +184,9 @@ impl Inner {
         self.off |= fails;
         Ok(fails)
     }
+    fn clear_faults(&mut self) {
+        (self.power_fails_at, self.fail_write_at, self.fail_sync_at) = (None, None, None);
+    }
     fn rename_step(&mut self, path: &Path, what: NameChange) -> io::Result<()> {
         let life = self.life;
         let fails = self.step(life)?;
@@ -284,8 +287,12 @@ impl FaultyDisk {
         i.stable_names = stable;
         i.life += 1;
         i.off = false;
-        i.power_fails_at = None;
+        i.clear_faults();
         i.locked.clear();
+    }
+    /// Takes back the faults that were ordered and have not happened yet.
+    pub fn clear_faults(&self) {
+        self.lock_inner().clear_faults();
     }
     /// A power cut that lets a random part through.
     pub fn power_cut_randomly(&self) {
