@@ -16,7 +16,7 @@ ODD = {
 }
 
 
-@conversation()
+@conversation("fresh")
 def creating(ctx):
     c = ctx.connect()
     c.create("/p")
@@ -41,7 +41,7 @@ def invalid_utf8(ctx):
     c.children("/p")
 
 
-@conversation()
+@conversation("fresh")
 def reading(ctx):
     c = ctx.connect()
     c.create("/p", b"1")
@@ -67,7 +67,7 @@ def writing(ctx):
             c.multi(("check", zk.path_version(path)))
 
 
-@conversation()
+@conversation("fresh")
 def order_of_checks(ctx):
     c = ctx.connect()
     c.create("/p")

@@ -102,26 +102,26 @@ def pipelined(ctx, seed, rounds):
         c.pipeline(*requests)
 
 
-@conversation()
+@conversation("fresh")
 def walk_1(ctx):
     walk(ctx, 1, 300)
 
 
-@conversation()
+@conversation("fresh")
 def walk_2(ctx):
     walk(ctx, 2, 300)
 
 
-@conversation()
+@conversation("fresh")
 def walk_3(ctx):
     walk(ctx, 3, 300)
 
 
-@conversation()
+@conversation("fresh")
 def pipelined_1(ctx):
     pipelined(ctx, 11, 30)
 
 
-@conversation()
+@conversation("fresh")
 def pipelined_2(ctx):
     pipelined(ctx, 12, 30)
