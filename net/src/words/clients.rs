@@ -110,7 +110,8 @@ pub struct Dump {
     pub sessions: Sessions,
     /// Owners with their ephemeral nodes.
     pub ephemerals: Vec<(SessionId, Vec<String>)>,
-    /// Connections by the wall-clock ms at which they expire; without a session it is 0.
+    /// Connections by the wall-clock ms at which they are closed unless something arrives; one without a session has
+    /// `SessionId::NONE`.
     pub connections: Vec<(i64, Vec<(SocketAddr, SessionId)>)>,
 }
 

@@ -32,7 +32,7 @@ pub fn variables() -> Vec<(&'static str, String)> {
         ("os.name", "Linux".to_owned()),
         ("os.arch", arch()),
         ("os.version", known(file("/proc/sys/kernel/osrelease"))),
-        ("user.name", known(env("USER").or_else(|| env("LOGNAME")))),
+        ("user.name", known(env("USER").or_else(|| env("LOGNAME")).or_else(user_of_passwd))),
         ("user.home", known(env("HOME"))),
         ("user.dir", known(std::env::current_dir().ok().map(|d| d.display().to_string()))),
         ("os.memory.free", megabytes("MemAvailable")),
@@ -40,6 +40,20 @@ pub fn variables() -> Vec<(&'static str, String)> {
         ("os.memory.total", megabytes("MemTotal")),
     ]);
     all
+}
+
+/// The name of the user that this process runs as.
+fn user_of_passwd() -> Option<String> {
+    let all = fs::read_to_string("/etc/passwd").ok()?;
+    passwd_name(&all, rustix::process::getuid().as_raw()).map(str::to_owned)
+}
+
+fn passwd_name(text: &str, uid: u32) -> Option<&str> {
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    })
 }
 
 /// Open file descriptors of this process and its limit (`open_file_descriptor_count` and `max_...` of `mntr`).

@@ -7,83 +7,44 @@
 
 use super::VERSION;
 use super::java;
-use super::server::{Latency, Mode, ServerInfo, Sizes, or_minus_one};
-use super::summary::{Distribution, Summary};
+use super::server::{Latency, Mode, ServerInfo, Sizes};
+use super::summary::Summary;
 use engine::ids::Zxid;
 use std::fmt::Write;
 
-/// What one shard measures; the figures of all shards are merged for a report. `srst` resets the first four.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// What one shard measures; the figures of all shards are merged for a report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ShardMetrics {
     /// From reading a request to writing its reply.
     pub latency: Latency,
     /// Packets read from and written to clients, events included.
     pub received: u64,
     pub sent: u64,
-    /// Replies with a body.
-    pub response_size: Sizes,
     /// Connections open now.
     pub connections: u64,
     /// Data and child watches, one-shot and persistent.
     pub watches: u64,
+    /// Bytes read from and written to clients, events included.
     pub bytes_received: u64,
-    /// Bytes of replies, events not included.
-    pub response_bytes: u64,
-    /// ConnectRequests.
-    pub connection_requests: u64,
+    pub bytes_sent: u64,
     /// Closed at accept: over a limit of connections.
     pub connections_rejected: u64,
-    /// Closed by the server for a reason of the client: garbage, too slow, over a bound.
+    /// Closed because they read too slowly.
     pub connections_dropped: u64,
-    /// Closed because no session was asked for in time.
-    pub sessionless_expired: u64,
-    /// ConnectRequests with a session id.
-    pub revalidations: u64,
-    pub auth_failures: u64,
-    /// Latencies of reads and writes, ms.
-    pub read_latency: Distribution,
-    pub update_latency: Distribution,
-    /// Watches fired by one change, by its kind.
-    pub fired_created: Summary,
-    pub fired_deleted: Summary,
-    pub fired_changed: Summary,
-    pub fired_children: Summary,
-    /// From a write's proposal to its publication at this shard, ms.
-    pub propagation_latency: Distribution,
 }
 
 impl ShardMetrics {
     /// Takes another shard's figures in.
     pub fn merge(&mut self, o: &ShardMetrics) {
         self.latency.merge(&o.latency);
-        self.response_size.merge(&o.response_size);
         self.received += o.received;
         self.sent += o.sent;
         self.connections += o.connections;
         self.watches += o.watches;
         self.bytes_received += o.bytes_received;
-        self.response_bytes += o.response_bytes;
-        self.connection_requests += o.connection_requests;
+        self.bytes_sent += o.bytes_sent;
         self.connections_rejected += o.connections_rejected;
         self.connections_dropped += o.connections_dropped;
-        self.sessionless_expired += o.sessionless_expired;
-        self.revalidations += o.revalidations;
-        self.auth_failures += o.auth_failures;
-        self.read_latency.merge(&o.read_latency);
-        self.update_latency.merge(&o.update_latency);
-        self.fired_created.merge(&o.fired_created);
-        self.fired_deleted.merge(&o.fired_deleted);
-        self.fired_changed.merge(&o.fired_changed);
-        self.fired_children.merge(&o.fired_children);
-        self.propagation_latency.merge(&o.propagation_latency);
-    }
-
-    /// `srst`: what `srvr` shows begins again.
-    pub fn reset(&mut self) {
-        self.latency = Latency::default();
-        self.received = 0;
-        self.sent = 0;
-        self.response_size = Sizes::default();
     }
 }
 
@@ -160,14 +121,14 @@ impl Metrics {
 /// How a row takes its figure out of the metrics.
 enum Feed {
     Count(fn(&Metrics) -> u64),
-    Size(fn(&Metrics) -> Option<u64>),
     Double(fn(&Metrics) -> f64),
     Summary(fn(&Metrics) -> &Summary),
-    Distribution(fn(&Metrics) -> &Distribution),
     /// The same on every server that lacks the feature.
     Always(&'static str),
+    /// A gauge that agents expect and nobody measures: ZooKeeper's own value for "none yet".
+    NotMeasured(&'static str),
 }
-use Feed::{Always, Count, Double, Size};
+use Feed::{Always, Count, Double, NotMeasured};
 
 /// ZooKeeper's name (without `zk_`), and what feeds it.
 const ROWS: &[(&str, Feed)] = &[
@@ -189,21 +150,18 @@ const ROWS: &[(&str, Feed)] = &[
     ("open_file_descriptor_count", Count(|m| m.open_files)),
     ("max_file_descriptor_count", Count(|m| m.max_files)),
     ("connection_drop_probability", Always("0.0")),
-    ("last_client_response_size", Size(|m| m.shards.response_size.last)),
-    ("max_client_response_size", Size(|m| m.shards.response_size.max)),
-    ("min_client_response_size", Size(|m| m.shards.response_size.min)),
+    ("last_client_response_size", NotMeasured("-1")),
+    ("max_client_response_size", NotMeasured("-1")),
+    ("min_client_response_size", NotMeasured("-1")),
     ("outstanding_tls_handshake", Always("0")),
-    ("auth_failed_count", Count(|m| m.shards.auth_failures)),
+    ("auth_failed_count", NotMeasured("0")),
     ("non_mtls_remote_conn_count", Always("0")),
     ("non_mtls_local_conn_count", Always("0")),
     // Counters.
     ("bytes_received_count", Count(|m| m.shards.bytes_received)),
-    ("response_bytes", Count(|m| m.shards.response_bytes)),
-    ("connection_request_count", Count(|m| m.shards.connection_requests)),
+    ("response_bytes", Count(|m| m.shards.bytes_sent)),
     ("connection_rejected", Count(|m| m.shards.connections_rejected)),
     ("connection_drop_count", Count(|m| m.shards.connections_dropped)),
-    ("connection_revalidate_count", Count(|m| m.shards.revalidations)),
-    ("sessionless_connections_expired", Count(|m| m.shards.sessionless_expired)),
     ("stale_sessions_expired", Count(|m| m.core.stale_sessions_expired)),
     ("stale_requests_dropped", Count(|m| m.core.stale_requests_dropped)),
     ("digest_mismatches_count", Count(|m| m.core.digest_mismatches)),
@@ -224,13 +182,6 @@ const ROWS: &[(&str, Feed)] = &[
     ("startup_txns_load_time", Feed::Summary(|m| &m.disk.txns_load_time)),
     ("startup_txns_loaded", Feed::Summary(|m| &m.disk.txns_loaded)),
     ("sync_processor_batch_size", Feed::Summary(|m| &m.disk.group_size)),
-    ("node_created_watch_count", Feed::Summary(|m| &m.shards.fired_created)),
-    ("node_deleted_watch_count", Feed::Summary(|m| &m.shards.fired_deleted)),
-    ("node_changed_watch_count", Feed::Summary(|m| &m.shards.fired_changed)),
-    ("node_children_watch_count", Feed::Summary(|m| &m.shards.fired_children)),
-    ("readlatency", Feed::Distribution(|m| &m.shards.read_latency)),
-    ("updatelatency", Feed::Distribution(|m| &m.shards.update_latency)),
-    ("propagation_latency", Feed::Distribution(|m| &m.shards.propagation_latency)),
 ];
 
 /// `mntr`.
@@ -245,18 +196,9 @@ pub fn mntr(m: &Metrics) -> String {
 fn row(out: &mut String, name: &str, feed: &Feed, m: &Metrics) {
     let text = match feed {
         Feed::Count(f) => f(m).to_string(),
-        Feed::Size(f) => or_minus_one(f(m)).to_string(),
         Feed::Double(f) => java::double(f(m)),
-        Feed::Always(text) => (*text).to_owned(),
+        Always(text) | NotMeasured(text) => (*text).to_owned(),
         Feed::Summary(f) => return summary(out, name, f(m)),
-        Feed::Distribution(f) => {
-            let d = f(m);
-            summary(out, name, &d.summary);
-            for (label, per_mille) in [("p50", 500), ("p95", 950), ("p99", 990), ("p999", 999)] {
-                let _ = writeln!(out, "zk_{label}_{name}\t{}", d.per_mille(per_mille));
-            }
-            return;
-        }
     };
     let _ = writeln!(out, "zk_{name}\t{text}");
 }
@@ -309,51 +251,43 @@ mod tests {
     fn figures_have_the_forms_of_a_live_3_8() {
         let mut m = Metrics::default();
         m.shards.latency = Latency { min_ms: 0, max_ms: 9, total_ms: 20, count: 11 };
-        for ms in [0, 0, 0, 1] {
-            m.shards.read_latency.record(ms);
-        }
         m.disk.init_time.record(6);
+        for ms in [0, 0, 0, 1] {
+            m.disk.sync_time.record(ms);
+        }
         let map = parsed(&m);
         for (name, value) in [
             ("avg_latency", "1.8182"),
-            ("avg_readlatency", "0.25"),
-            ("cnt_readlatency", "4"),
-            ("sum_readlatency", "1"),
-            ("p50_readlatency", "0"),
-            ("p95_readlatency", "1"),
-            ("p999_readlatency", "1"),
+            ("avg_fsynctime", "0.25"),
+            ("cnt_fsynctime", "4"),
+            ("sum_fsynctime", "1"),
+            ("max_fsynctime", "1"),
             ("avg_dbinittime", "6.0"),
             ("min_dbinittime", "6"),
-            ("avg_fsynctime", "0.0"),
+            ("avg_snapshottime", "0.0"),
         ] {
             assert_eq!(map[&format!("zk_{name}")], value, "{name}");
         }
-        assert!(!map.contains_key("zk_p50_dbinittime"), "basic summaries have no percentiles");
     }
 
     #[test]
     fn every_field_is_printed_somewhere() {
-        let one = || {
-            let mut d = Distribution::default();
-            d.record(5);
-            (d.summary, d)
-        };
         let base = parsed(&Metrics::default());
-        let mut s = ShardMetrics {
-            latency: Latency { min_ms: 1, max_ms: 1, total_ms: 1, count: 1 },
-            ..Default::default()
+        let latency = Latency { min_ms: 1, max_ms: 1, total_ms: 1, count: 1 };
+        let shards = ShardMetrics {
+            latency,
+            received: 1,
+            sent: 1,
+            connections: 1,
+            watches: 1,
+            bytes_received: 1,
+            bytes_sent: 1,
+            connections_rejected: 1,
+            connections_dropped: 1,
         };
-        (s.received, s.sent, s.connections, s.watches, s.bytes_received) = (1, 1, 1, 1, 1);
-        (s.response_bytes, s.connection_requests, s.connections_rejected, s.connections_dropped) =
-            (1, 1, 1, 1);
-        (s.sessionless_expired, s.revalidations, s.auth_failures) = (1, 1, 1);
-        s.response_size.record(7);
-        (s.read_latency, s.update_latency, s.propagation_latency) = (one().1, one().1, one().1);
-        (s.fired_created, s.fired_deleted, s.fired_changed, s.fired_children) =
-            (one().0, one().0, one().0, one().0);
-        let mut twice = s.clone();
-        twice.merge(&s);
-        assert_eq!((twice.received, twice.read_latency.summary.count, twice.latency.count), (2, 2, 2));
+        let mut twice = shards;
+        twice.merge(&shards);
+        assert_eq!((twice.received, twice.connections_dropped, twice.latency.count), (2, 2, 2));
         let core = CoreMetrics {
             zxid: Zxid(1),
             znodes: 1,
@@ -368,7 +302,7 @@ mod tests {
             commits: 1,
             proposal_size: Sizes::default(),
         };
-        let x = one().0;
+        let x = Summary { count: 1, sum: 5, min: 5, max: 5 };
         let disk = DiskMetrics {
             sync_time: x,
             slow_syncs: 1,
@@ -379,15 +313,8 @@ mod tests {
             txns_load_time: x,
             txns_loaded: x,
         };
-        let m = Metrics {
-            uptime_ms: 1,
-            open_files: 1,
-            max_files: 1,
-            shards: s,
-            core,
-            disk,
-            mode: Mode::Standalone,
-        };
+        let m =
+            Metrics { uptime_ms: 1, open_files: 1, max_files: 1, shards, core, disk, mode: Mode::Standalone };
         let full = parsed(&m);
         let unchanged: Vec<_> =
             full.iter().filter(|(k, v)| base[*k] == **v).map(|(k, _)| k.as_str()).collect();
@@ -396,14 +323,5 @@ mod tests {
         let odd: Vec<_> = unchanged.iter().filter(|k| !always.contains(&k.to_string())).collect();
         assert_eq!(odd, [&"zk_server_state", &"zk_version"]);
         assert_eq!(m.info().zxid, Zxid(1));
-    }
-
-    #[test]
-    fn a_reset_clears_what_srvr_shows_and_keeps_the_rest() {
-        let mut s =
-            ShardMetrics { received: 3, sent: 2, connections: 1, bytes_received: 9, ..Default::default() };
-        s.latency.record(4);
-        s.reset();
-        assert_eq!(s, ShardMetrics { connections: 1, bytes_received: 9, ..Default::default() });
     }
 }
