@@ -73,9 +73,16 @@ class Context:
         self.connections.append(client)
         return client
 
-    def word(self, word, normalise):
-        """A four-letter word, its answer passed through `normalise(text, context)`."""
+    def word(self, word, normalise, settled=None):
+        """A four-letter word, its answer passed through `normalise(text, context)`.
+
+        `settled(text, context)` says whether the answer has caught up with the replies that we have already read; it
+        is asked for again until then, within limits, and then taken as it is.
+        """
         text = zk.four_letter_word(self.server.address, word)
+        deadline = time.monotonic() + 2.0
+        while settled and not settled(text, self) and time.monotonic() < deadline:
+            text = zk.four_letter_word(self.server.address, word)
         shown = word if isinstance(word, str) else repr(word)
         for line in normalise(text, self).split("\n"):
             self.note(f"{shown} | {line}")

@@ -41,6 +41,13 @@ def clients(text, ctx):
     return "\n".join(kept[:2] + sorted(own) + kept[2:] if kept[0].startswith("Zoo") else sorted(own) + kept)
 
 
+def quiet(text, ctx):
+    """Whether every connection of ours has sent what it received: servers count a moment after they send."""
+    ports = {str(c.conn.local_port) for c in ctx.connections}
+    lines = re.findall(r"(?m)^ /127\.0\.0\.1:(\d+)\[(\d)\]\(queued=(\d+),recved=(\d+),sent=(\d+)", text)
+    return all(ops == "1" and queued == "0" and got == sent for port, ops, queued, got, sent in lines if port in ports)
+
+
 def sessions(text, ctx):
     """Session ids become symbols; blocks (a line and its indented ones) are put in order, and lines within them."""
     text = re.sub(r"0x([0-9a-f]{8,16})", lambda m: ctx.symbols.session(int(m[1], 16)), text)
@@ -107,9 +114,9 @@ def connection_words(ctx):
     d.drain()
     d.drain()
     ctx.step("stat")
-    ctx.word("stat", clients)
+    ctx.word("stat", clients, quiet)
     ctx.step("cons")
-    ctx.word("cons", clients)
+    ctx.word("cons", clients, quiet)
     for op, do in (("exists", lambda: c.exists("/a")), ("get", lambda: c.get("/a")), ("set", lambda: c.set("/a")),
                    ("delete", lambda: c.delete("/none")), ("children", lambda: c.children("/a")),
                    ("children2", lambda: c.children2("/a")), ("get-acl", lambda: c.get_acl("/a")),
@@ -125,10 +132,10 @@ def connection_words(ctx):
                    ("reconfig", lambda: c.call("reconfig", zk.reconfig_body()))):
         ctx.step("cons-after-" + op)
         do()
-        ctx.word("cons", clients)
+        ctx.word("cons", clients, quiet)
     ctx.step("crst")
     ctx.word("crst", plain)
-    ctx.word("cons", clients)
+    ctx.word("cons", clients, quiet)
 
 
 @conversation("fresh")
