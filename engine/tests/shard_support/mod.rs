@@ -311,6 +311,9 @@ impl World {
             },
             Op::Delete => {
                 let acl = readers(&self.writer, path);
+                if self.writer.latest().get(path).is_some_and(|n| n.num_children() > 0) {
+                    return (Code::NOTEMPTY, Stat::default());
+                }
                 match self.writer.delete(zxid, path) {
                     Ok(_) => (EventKind::NodeDeleted, acl),
                     Err(_) => return (Code::NONODE, Stat::default()),
