@@ -11,25 +11,22 @@
 //! - `readable` is cleared only by a read that found less than it could take while no end had been announced: the
 //!   kernel then reports the next byte, or the end, as a new edge. The same holds for `writable` and short writes.
 
+use super::accept::Listening;
 use super::linger::Lingering;
 use super::{
     Close, Event, Incoming, Listener, ListenerId, Reactor, Received, SignalId, Token, no_such_token,
 };
 use crate::ring::Wake;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Interest, Poll};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Events taken from the kernel with one call.
 const EVENTS_PER_CALL: usize = 1024;
-/// How long a listener rests when the process has run out of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Broken connections that one call of `accept` passes over.
-const BROKEN_PER_ACCEPT: usize = 64;
 /// Buffer for bytes that nobody wants.
 const SCRATCH_BYTES: usize = 16 << 10;
 
@@ -75,16 +72,6 @@ impl Conn {
 struct Slot {
     conn: Option<Conn>,
     listed: bool,
-}
-
-struct Listening {
-    listener: TcpListener,
-    /// Connections may wait.
-    acceptable: bool,
-    /// Rests until then, for want of descriptors or memory.
-    rests_until: Option<Instant>,
-    /// The present shortage has been logged.
-    complained: bool,
 }
 
 /// A reactor over epoll.
@@ -157,11 +144,10 @@ impl MioReactor {
     /// How long the kernel may be waited for.
     fn wait_limit(&mut self, wanted: Option<Duration>) -> Option<Duration> {
         self.prune_ready();
-        if !self.ready.is_empty() || self.listeners.iter().any(|l| l.acceptable && l.rests_until.is_none()) {
+        if !self.ready.is_empty() || self.listeners.iter().any(Listening::can_go_on) {
             return Some(Duration::ZERO);
         }
-        let rests = self.listeners.iter().filter_map(|l| l.rests_until).min();
-        let rests = rests.map(|until| until.saturating_duration_since(Instant::now()));
+        let rests = self.listeners.iter().filter_map(Listening::rest_left).min();
         [wanted, rests, self.lingering.wait_at_most()].into_iter().flatten().min()
     }
 
@@ -197,27 +183,14 @@ impl MioReactor {
         }
         Ok(told == EVENTS_PER_CALL)
     }
-
-    /// Lets listeners whose rest is over try again.
-    fn end_rests(&mut self) {
-        if self.listeners.iter().all(|l| l.rests_until.is_none()) {
-            return;
-        }
-        let now = Instant::now();
-        for l in &mut self.listeners {
-            if l.rests_until.is_some_and(|until| until <= now) {
-                l.rests_until = None;
-            }
-        }
-    }
 }
 
 impl Reactor for MioReactor {
     fn add_listener(&mut self, listener: Listener) -> io::Result<ListenerId> {
-        let mut listener = TcpListener::from_std(listener.0.into());
+        let mut l = Listening::new(listener);
         let number = self.listeners.len();
-        self.poll.registry().register(&mut listener, kernel_token(LISTENER, number), Interest::READABLE)?;
-        self.listeners.push(Listening { listener, acceptable: false, rests_until: None, complained: false });
+        self.poll.registry().register(&mut l.listener, kernel_token(LISTENER, number), Interest::READABLE)?;
+        self.listeners.push(l);
         Ok(ListenerId(number as u32))
     }
 
@@ -246,9 +219,9 @@ impl Reactor for MioReactor {
             more = self.ask_kernel(Some(Duration::ZERO), events)?;
         }
         self.lingering.turn(&mut self.scratch);
-        self.end_rests();
-        for (number, l) in self.listeners.iter().enumerate() {
-            if l.acceptable && l.rests_until.is_none() {
+        for (number, l) in self.listeners.iter_mut().enumerate() {
+            l.end_rest();
+            if l.can_go_on() {
                 events.push(Event::Accept(ListenerId(number as u32)));
             }
         }
@@ -264,34 +237,7 @@ impl Reactor for MioReactor {
     }
 
     fn accept(&mut self, from: ListenerId) -> Option<Incoming> {
-        let l = self.listeners.get_mut(from.0 as usize)?;
-        if l.rests_until.is_some() {
-            return None;
-        }
-        for _ in 0..BROKEN_PER_ACCEPT {
-            match l.listener.accept() {
-                Ok((stream, peer)) => return Some(Incoming::new(stream, peer)),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    l.acceptable = false;
-                    l.complained = false;
-                    return None;
-                }
-                Err(e) if is_shortage(&e) => {
-                    l.rests_until = Some(Instant::now() + ACCEPT_PAUSE);
-                    if !l.complained {
-                        l.complained = true;
-                        tracing::error!(
-                            error = %e,
-                            "cannot accept connections; trying on. Close some, or raise the limit (ulimit -n)"
-                        );
-                    }
-                    return None;
-                }
-                // Interrupted, or an error of the connection that was about to be accepted.
-                Err(_) => {}
-            }
-        }
-        None
+        self.listeners.get_mut(from.0 as usize)?.accept()
     }
 
     fn add(&mut self, token: Token, incoming: Incoming) -> io::Result<()> {
@@ -388,9 +334,4 @@ impl Reactor for MioReactor {
         }
         // Else dropped: closing the descriptor also ends its registration.
     }
-}
-
-/// Whether the process or the host lacks something, as opposed to one connection being broken.
-fn is_shortage(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }

@@ -13,6 +13,7 @@
 //!   connection in the same turn; then reading or writing says that nothing can be done, which is harmless;
 //! - a connection closed with [`Close::Flushed`] delivers what was written before its end is seen.
 
+mod accept;
 mod linger;
 mod listen;
 mod mio_reactor;

@@ -1,0 +1,85 @@
+//! Taking connections from a listener: what the reactors have in common.
+//!
+//! Not here: how a listener's readiness is learned (the reactors), how it is made (`listen`).
+//! Invariants:
+//! - `acceptable` is cleared only when the listener was found empty;
+//! - a shortage of descriptors or memory makes the listener rest; it is logged once until the queue was emptied.
+
+use super::{Incoming, Listener};
+use mio::net::TcpListener;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// How long a listener rests when the process has run out of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Broken connections that one call passes over.
+const BROKEN_MAX: usize = 64;
+
+/// A listener and what is known of it.
+pub(super) struct Listening {
+    pub(super) listener: TcpListener,
+    /// Connections may wait.
+    pub(super) acceptable: bool,
+    rests_until: Option<Instant>,
+    complained: bool,
+}
+
+impl Listening {
+    pub(super) fn new(listener: Listener) -> Listening {
+        let listener = TcpListener::from_std(listener.0.into());
+        Listening { listener, acceptable: false, rests_until: None, complained: false }
+    }
+
+    /// Whether it is worth trying now.
+    pub(super) fn can_go_on(&self) -> bool {
+        self.acceptable && self.rests_until.is_none()
+    }
+
+    /// How long it still rests; reads no clock if it does not.
+    pub(super) fn rest_left(&self) -> Option<Duration> {
+        self.rests_until.map(|until| until.saturating_duration_since(Instant::now()))
+    }
+
+    /// Ends a rest that has lasted long enough.
+    pub(super) fn end_rest(&mut self) {
+        if self.rest_left() == Some(Duration::ZERO) {
+            self.rests_until = None;
+        }
+    }
+
+    /// See [`super::Reactor::accept`].
+    pub(super) fn accept(&mut self) -> Option<Incoming> {
+        if self.rests_until.is_some() {
+            return None;
+        }
+        for _ in 0..BROKEN_MAX {
+            match self.listener.accept() {
+                Ok((stream, peer)) => return Some(Incoming::new(stream, peer)),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.acceptable = false;
+                    self.complained = false;
+                    return None;
+                }
+                Err(e) if is_shortage(&e) => {
+                    self.rests_until = Some(Instant::now() + PAUSE);
+                    if !self.complained {
+                        self.complained = true;
+                        tracing::error!(
+                            error = %e,
+                            "cannot accept connections; trying on. Close some, or raise the limit (ulimit -n)"
+                        );
+                    }
+                    return None;
+                }
+                // Interrupted, or an error of the connection that was about to be accepted.
+                Err(_) => {}
+            }
+        }
+        None
+    }
+}
+
+/// Whether the process or the host lacks something, as opposed to one connection being broken.
+fn is_shortage(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
