@@ -87,7 +87,7 @@ fn without_a_zoo_cfg_it_says_what_it_is_and_status_finds_it() {
     let dir = tempfile::tempdir().unwrap();
     let server = Running::start(dir.path(), &["--client-port", "0"]);
     assert!(server.addr.starts_with("127.0.0.1:") && !server.addr.ends_with(":0"), "{}", server.addr);
-    assert!(server.line().contains("standalone server on loopback only, data in serval-data"));
+    assert!(server.line().contains("standalone server on loopback only, data in ./serval-data"));
     assert!(server.line().ends_with(&format!("serval status {}", server.addr)));
     assert!(dir.path().join("serval-data").is_dir());
     let o = serval(&["status", &server.addr]);

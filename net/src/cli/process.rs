@@ -79,4 +79,23 @@ mod tests {
         let hard = raise_open_files().unwrap();
         assert_eq!(getrlimit(Resource::Nofile).current, hard);
     }
+
+    #[test]
+    fn a_panic_in_any_thread_ends_the_process() {
+        const CHILD: &str = "SERVAL_TEST_PANICS";
+        if std::env::var_os(CHILD).is_some() {
+            abort_on_panic();
+            let _never_joined = std::thread::spawn(|| panic!("on purpose")).join();
+            return; // The child that gets here has survived: its exit code 0 fails the parent.
+        }
+        use std::os::unix::process::ExitStatusExt;
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "cli::process::tests::a_panic_in_any_thread_ends_the_process"])
+            .env(CHILD, "1")
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(status.signal(), Some(signal_hook::consts::SIGABRT), "{status}");
+    }
 }

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 /// Port of a server that is told none.
 pub const DEFAULT_CLIENT_PORT: u16 = 2181;
 /// Data directory of a server that is told none, relative to where it was started.
-pub const DEFAULT_DATA_DIR: &str = "serval-data";
+pub const DEFAULT_DATA_DIR: &str = "./serval-data";
 
 /// Where configuration comes from. All `None`: standalone on loopback, data in `./serval-data`.
 #[derive(Clone, Default, Debug)]

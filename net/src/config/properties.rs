@@ -5,7 +5,6 @@
 //! Invariant: entries come in file order; a key that is given twice appears twice, and the caller lets the last win.
 
 use super::ConfigError;
-use java_properties::{LineContent, PropertiesIter};
 use std::path::Path;
 
 /// One `key=value` of a file.
@@ -39,20 +38,116 @@ pub fn read_file(path: &Path) -> Result<Vec<Entry>, ConfigError> {
 }
 
 /// Reads text; `path` is for errors.
+///
+/// # Errors
+/// A `\u` without four hexadecimal digits behind it.
 pub fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Entry>, ConfigError> {
     let mut entries = Vec::new();
-    for line in PropertiesIter::new(bytes) {
-        let line = line.map_err(|e| ConfigError::Syntax {
-            path: path.to_owned(),
-            line: e.line_number().unwrap_or(0),
-            what: format!("is not valid properties text: {e}"),
-        })?;
-        let number = line.line_number();
-        if let LineContent::KVPair(key, value) = line.consume_content() {
-            entries.push(Entry { line: number, key, value: value.trim().to_owned() });
-        }
+    for (line, text) in logical_lines(bytes) {
+        let (key, value) = split(&text);
+        let unescaped = |part| {
+            unescape(part).ok_or_else(|| ConfigError::Syntax {
+                path: path.to_owned(),
+                line,
+                what: "is not valid properties text: \\u needs four hexadecimal digits".to_owned(),
+            })
+        };
+        let (key, value) = (unescaped(key)?, unescaped(value)?);
+        entries.push(Entry { line, key, value: value.trim().to_owned() });
     }
     Ok(entries)
+}
+
+fn is_blank(b: u8) -> bool {
+    matches!(b, b' ' | b'\t' | 0x0c)
+}
+
+fn without_indent(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|b| !is_blank(*b)).unwrap_or(text.len());
+    &text[start..]
+}
+
+/// Does the line go on in the next: an odd number of backslashes at its end?
+fn continues(text: &[u8]) -> bool {
+    text.iter().rev().take_while(|b| **b == b'\\').count() % 2 == 1
+}
+
+/// Lines with their continuations joined, without blank ones and comments, each with the number of its first line.
+fn logical_lines(bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
+    let mut natural = natural_lines(bytes).into_iter().enumerate();
+    let mut lines = Vec::new();
+    while let Some((index, first)) = natural.next() {
+        let first = without_indent(first);
+        if first.is_empty() || matches!(first[0], b'#' | b'!') {
+            continue;
+        }
+        let mut text = first.to_vec();
+        while continues(&text) {
+            text.pop();
+            // A line that only looks like a comment goes on the one before all the same, as in Java.
+            let Some((_, next)) = natural.next() else { break };
+            text.extend_from_slice(without_indent(next));
+        }
+        lines.push((index + 1, text));
+    }
+    lines
+}
+
+/// Lines ended by a line feed, a carriage return, or both.
+fn natural_lines(bytes: &[u8]) -> Vec<&[u8]> {
+    let mut lines = Vec::new();
+    let mut rest = bytes;
+    while let Some(end) = rest.iter().position(|b| matches!(b, b'\n' | b'\r')) {
+        lines.push(&rest[..end]);
+        let both = rest[end] == b'\r' && rest.get(end + 1) == Some(&b'\n');
+        rest = &rest[end + 1 + usize::from(both)..];
+    }
+    if !rest.is_empty() {
+        lines.push(rest);
+    }
+    lines
+}
+
+/// Key and value, both still escaped.
+fn split(text: &[u8]) -> (&[u8], &[u8]) {
+    let mut escaped = false;
+    let end = text.iter().position(|b| {
+        let ends = !escaped && (is_blank(*b) || matches!(b, b'=' | b':'));
+        escaped = !escaped && *b == b'\\';
+        ends
+    });
+    let end = end.unwrap_or(text.len());
+    let rest = without_indent(&text[end..]);
+    let rest = rest.strip_prefix(b"=").or_else(|| rest.strip_prefix(b":")).unwrap_or(rest);
+    (&text[..end], without_indent(rest))
+}
+
+/// ISO-8859-1 with backslash escapes; `None`: a `\u` that is none. Escapes may name halves of surrogate pairs.
+fn unescape(text: &[u8]) -> Option<String> {
+    let mut units: Vec<u16> = Vec::with_capacity(text.len());
+    let mut rest = text.iter().copied();
+    while let Some(b) = rest.next() {
+        if b != b'\\' {
+            units.push(b.into());
+            continue;
+        }
+        match rest.next() {
+            None => break,
+            Some(b't') => units.push(b'\t'.into()),
+            Some(b'n') => units.push(b'\n'.into()),
+            Some(b'r') => units.push(b'\r'.into()),
+            Some(b'f') => units.push(0x0c),
+            Some(b'u') => {
+                let mut unit = 0u16;
+                for _ in 0..4 {
+                    unit = unit << 4 | char::from(rest.next()?).to_digit(16)? as u16;
+                }
+                units.push(unit);
+            }
+            Some(other) => units.push(other.into()),
+        }
+    }
+    Some(String::from_utf16_lossy(&units))
 }
 
 #[cfg(test)]
@@ -86,6 +181,26 @@ mod tests {
             (7, "twice", "2"),
         ];
         assert_eq!(got, want.map(|(l, k, v)| (l, k.to_owned(), v.to_owned())));
+    }
+
+    #[test]
+    fn separators_and_odd_lines_are_javas() {
+        let got = entries(
+            "a b c\n\tk \\=x = v\n=only\nx = = y\rz\\\\\nlast=\\ud83d\\ude00\\t\\q\ncut\\\n#on\nend\\",
+        );
+        let want = [
+            (1, "a", "b c"),
+            (2, "k", "=x = v"),
+            (3, "", "only"),
+            (4, "x", "= y"),
+            (5, "z\\", ""),
+            (6, "last", "\u{1f600}\tq"),
+            (7, "cut#on", ""),
+            (9, "end", ""),
+        ];
+        let want: Vec<_> = want.into_iter().map(|(l, k, v)| (l, k.to_owned(), v.to_owned())).collect();
+        assert_eq!(got, want);
+        assert!(entries("").is_empty() && entries("\n \n#x").is_empty());
     }
 
     #[test]

@@ -47,8 +47,8 @@ fn addr(text: &str) -> SocketAddr {
 fn nothing_given_means_loopback_2181_and_serval_data() {
     let l = load(&Sources::default()).unwrap();
     assert_eq!(l.config.client_addrs, [addr("127.0.0.1:2181")]);
-    assert_eq!(l.config.data_dir, Path::new("serval-data"));
-    assert_eq!(l.config.data_log_dir, Path::new("serval-data"));
+    assert_eq!(l.config.data_dir, Path::new("./serval-data"));
+    assert_eq!(l.config.data_log_dir, Path::new("./serval-data"));
     assert_eq!(l.config.limits.tick_ms, 2_000);
     assert_eq!(l.profile, Profile::default());
     assert!(l.warnings.is_empty());
@@ -299,4 +299,46 @@ fn an_embedded_server_is_on_loopback_only() {
     let config = Config::embedded("data", &Profile::default());
     assert!(config.client_addrs.iter().all(|a| a.ip().is_loopback()));
     assert_eq!(config.client_port(), 0);
+}
+
+#[test]
+fn no_bytes_make_the_reader_panic() {
+    // Pieces that mean something, glued at random: a xorshift generator, so that a failure repeats itself.
+    let pieces: [&[u8]; 16] = [
+        b"=",
+        b":",
+        b"\\",
+        b"\n",
+        b"\r\n",
+        b"#",
+        b"!",
+        b" ",
+        b"\\u",
+        b"00e9",
+        b"\xff",
+        b"\0",
+        b"server.1",
+        b"a:1:2;3",
+        b"4lw.commands.whitelist",
+        b"clientPortAddress=[::",
+    ];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as usize
+    };
+    let (mut good, mut refused) = (0, 0);
+    for _ in 0..2_000 {
+        let text: Vec<u8> = (0..next() % 20).flat_map(|_| pieces[next() % pieces.len()].to_vec()).collect();
+        match super::properties::parse(&text, Path::new("x")) {
+            Ok(entries) => {
+                good += 1;
+                super::resolve::try_entries(&entries);
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(good > 100 && refused > 100, "{good} read, {refused} refused");
 }
