@@ -20,6 +20,9 @@ mod store;
 mod view;
 
 pub(in crate::tree) use node::{ChildFields, DataFields, NewNode};
+#[cfg(all(test, loom))]
+mod loom_tests;
+
 pub use reader::{Handle, Reader, Walker};
 pub use reclaim::Collected;
 pub(in crate::tree) use store::{Entry, LoadError, Revision, Store, split};
