@@ -84,11 +84,17 @@ fn logical_lines(bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
         let mut text = first.to_vec();
         while continues(&text) {
             text.pop();
+            // Nothing before the backslash: the next line begins anew, and may be a comment.
+            if text.is_empty() {
+                break;
+            }
             // A line that only looks like a comment goes on the one before all the same, as in Java.
             let Some((_, next)) = natural.next() else { break };
             text.extend_from_slice(without_indent(next));
         }
-        lines.push((index + 1, text));
+        if !text.is_empty() {
+            lines.push((index + 1, text));
+        }
     }
     lines
 }
@@ -200,6 +206,7 @@ mod tests {
         ];
         let want: Vec<_> = want.into_iter().map(|(l, k, v)| (l, k.to_owned(), v.to_owned())).collect();
         assert_eq!(got, want);
+        assert_eq!(entries("\\\n#no\n\\\n a=b"), [(4, "a".to_owned(), "b".to_owned())]);
         assert!(entries("").is_empty() && entries("\n \n#x").is_empty());
     }
 
