@@ -249,6 +249,13 @@ mod tests {
     }
 
     #[test]
+    fn each_incarnation_of_each_directory_has_its_own_seed() {
+        let seeds: std::collections::BTreeSet<u32> =
+            (0..64).flat_map(|dir| (0..64).map(move |incarnation| seed(dir, incarnation))).collect();
+        assert_eq!(seeds.len(), 64 * 64);
+    }
+
+    #[test]
     fn a_flipped_bit_in_a_header_is_always_seen() {
         let g = GroupHeader {
             first: Position(5),

@@ -184,6 +184,15 @@ impl Inner {
         self.off |= fails;
         Ok(fails)
     }
+    /// Frees the contents of files that no name leads to any more.
+    fn forget_unnamed(&mut self) {
+        let named: BTreeSet<usize> = self.names.values().copied().collect();
+        for (n, f) in self.files.iter_mut().enumerate() {
+            if !named.contains(&n) {
+                *f = Contents::default();
+            }
+        }
+    }
     fn clear_faults(&mut self) {
         (self.power_fails_at, self.fail_write_at, self.fail_sync_at) = (None, None, None);
     }
@@ -285,6 +294,7 @@ impl FaultyDisk {
         }
         i.names = stable.clone();
         i.stable_names = stable;
+        i.forget_unnamed();
         i.life += 1;
         i.off = false;
         i.clear_faults();

@@ -166,6 +166,33 @@ fn a_full_disk_is_noticed_ahead_refuses_before_writing_and_goes_on_when_there_is
     assert_eq!(all(&log, 0).unwrap().len() as u64, n + 1);
 }
 
+/// The purge that a snapshot of everything allows must not take the last group as long as the segment that was begun
+/// behind it is empty: nothing else says where the log stands.
+#[test]
+fn a_segment_without_groups_keeps_its_predecessor() {
+    let disk = FaultyDisk::new(1);
+    let (mut log, _) = open(&disk).unwrap();
+    while log.housekeep().unwrap() {}
+    let mut g = Group::default();
+    for n in 0..3 {
+        fill(&mut g, n, 0, 1, 5000);
+        log.write(&mut g).unwrap();
+    }
+    disk.set_capacity(200 << 10);
+    fill(&mut g, 3, 0, 1, 300_000);
+    assert!(matches!(log.write(&mut g), Err(WalError::NoSpace { .. })));
+    assert_eq!(log.stats().rolls, 1);
+    log.purge(Position(3));
+    while log.housekeep().is_ok_and(|more| more) {}
+    assert_eq!(log.durable(), Position(3));
+    drop(log);
+    disk.set_capacity(u64::MAX);
+    disk.power_cut(|_| true, usize::MAX);
+    let dir = DataDir::open(Arc::new(disk.clone()), DIR).unwrap();
+    let (_, report) = Log::open(&dir, options(3)).unwrap();
+    assert_eq!(report.next, Position(3));
+}
+
 #[test]
 fn two_opens_of_one_directory_are_refused() {
     let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::new(1));

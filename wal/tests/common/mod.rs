@@ -24,7 +24,10 @@ pub fn record(n: u64, generation: u64, len: usize) -> Vec<u8> {
     r.extend_from_slice(&n.to_le_bytes());
     r.extend_from_slice(&generation.to_le_bytes());
     let mut rng = Rng::new(n ^ (generation << 32));
-    r.extend((0..len).map(|_| rng.next_u64() as u8));
+    while r.len() < 16 + len {
+        r.extend_from_slice(&rng.next_u64().to_le_bytes());
+    }
+    r.truncate(16 + len);
     r
 }
 pub fn number(r: &[u8]) -> u64 {
