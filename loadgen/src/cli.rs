@@ -3,7 +3,7 @@
 use crate::client::{CannotConnect, Credential, Endpoint, Opening};
 use crate::drive::Arrival;
 use crate::workload::{AclChoice, Distribution, Mix};
-use crate::{fanout, hold, run};
+use crate::{demo, fanout, hold, run};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +30,8 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Start a server in a child process, drive two workloads against it, print their tables.
+    Demo(DemoArgs),
     /// Run a workload and measure it.
     Run(Box<RunArgs>),
     /// Many connections watch one znode: how long until the last is notified of a write.
@@ -38,6 +40,9 @@ enum Command {
     Idle(IdleArgs),
     /// Create many znodes and leave them: what does a znode cost?
     Fill(FillArgs),
+    /// The child process of the demo.
+    #[command(hide = true)]
+    EmbeddedServer(EmbeddedServerArgs),
 }
 
 /// Where to, and as whom.
@@ -161,6 +166,39 @@ impl RunArgs {
     }
 }
 
+/// Arguments of `loadgen run` from flags, as if they came from the command line.
+///
+/// # Errors
+/// The flags are not those of `run`, or have values that are not allowed.
+pub fn run_args<'a>(flags: impl Iterator<Item = &'a str>) -> anyhow::Result<RunArgs> {
+    match Cli::try_parse_from(["loadgen", "run"].into_iter().chain(flags))?.command {
+        Command::Run(args) => Ok(*args),
+        other => anyhow::bail!("not a run: {other:?}"),
+    }
+}
+
+/// `loadgen demo`.
+#[derive(Args, Clone, Debug)]
+pub struct DemoArgs {
+    /// Measured length of each workload
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "4s")]
+    pub duration: Duration,
+    /// The server's tuning profile
+    #[arg(long, value_name = "NAME|FILE", default_value = "balanced")]
+    pub profile: String,
+    /// No progress on stderr
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// `loadgen embedded-server`.
+#[derive(Args, Clone, Debug)]
+pub struct EmbeddedServerArgs {
+    /// The server's tuning profile
+    #[arg(long, value_name = "NAME|FILE", default_value = "balanced")]
+    pub profile: String,
+}
+
 /// `loadgen fanout`.
 #[derive(Args, Clone, Debug)]
 pub struct FanoutArgs {
@@ -269,6 +307,8 @@ fn node_path(text: &str) -> Result<String, String> {
 /// Parses the command line, does what it says, and tells the exit code.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Demo(args) => demo::command(&args),
+        Command::EmbeddedServer(args) => demo::embedded_server(&args),
         Command::Run(args) => run::command(&args),
         Command::Fanout(args) => fanout::command(&args),
         Command::Idle(args) => hold::idle(&args),

@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod demo;
 pub mod drive;
 pub mod echo;
 pub mod fanout;
