@@ -87,7 +87,8 @@ impl Draft {
         }
     }
 
-    fn warn(&mut self, line: usize, key: &str, why: impl Into<String>) {
+    /// One line for the log about a key of the file that is read.
+    pub fn warn(&mut self, line: usize, key: &str, why: impl Into<String>) {
         let place = Some((self.path.clone(), line));
         self.warnings.push(Warning { place, key: key.to_owned(), why: why.into() });
     }

@@ -73,19 +73,23 @@ pub fn jute_maxbuffer(d: &mut Draft, e: &Entry) -> Done {
     Ok(())
 }
 
-/// A comma list of words, or `*`. `srvr` is always allowed, as in ZooKeeper: its own scripts read it.
+/// A comma list of words, or `*`. `srvr` is always allowed, as in ZooKeeper: its own scripts read it. Words that are
+/// none here (other releases have some more) are warned about and left out, as ZooKeeper does.
 pub fn words(d: &mut Draft, e: &Entry) -> Done {
-    let mut list: Vec<Box<str>> = Vec::new();
-    for word in e.value.split(',').map(str::trim).filter(|w| !w.is_empty()) {
-        if word == "*" {
-            d.limits.words = None;
-            return Ok(());
-        }
-        if !crate::words::ALL.iter().any(|w| w.as_bytes() == word.as_bytes()) {
-            return Err(Allowed(format!("*, or a comma list of {}", crate::words::ALL.join(" "))));
-        }
-        list.push(word.into());
+    let given: Vec<&str> = e.value.split(',').map(str::trim).filter(|w| !w.is_empty()).collect();
+    if given.contains(&"*") {
+        d.limits.words = None;
+        return Ok(());
     }
+    if given.iter().any(|w| w.len() != 4 || !w.bytes().all(|b| b.is_ascii_lowercase())) {
+        return Err(Allowed(format!("*, or a comma list of {}", crate::words::ALL.join(" "))));
+    }
+    let (known, unknown): (Vec<&str>, Vec<&str>) =
+        given.into_iter().partition(|w| crate::words::ALL.contains(w));
+    if !unknown.is_empty() {
+        d.warn(e.line, &e.key, format!("no such word: {}", unknown.join(" ")));
+    }
+    let mut list: Vec<Box<str>> = known.into_iter().map(Into::into).collect();
     if !list.iter().any(|w| &**w == "srvr") {
         list.push("srvr".into());
     }

@@ -185,7 +185,7 @@ fn unknown_and_doubled_keys_get_one_warning_each() {
 fn a_malformed_value_names_file_line_key_and_what_is_allowed() {
     let text = Case::new().error("tickTime=fast\n");
     assert_eq!(text, "zoo.cfg:3: tickTime: \"fast\" is not allowed; allowed is a whole number 1..=107374182");
-    assert!(Case::new().error("4lw.commands.whitelist=srvr,lsnp\n").contains("ruok isro srvr"));
+    assert!(Case::new().error("4lw.commands.whitelist=srvr,Mntr\n").contains("ruok isro srvr"));
 }
 
 #[test]
@@ -292,6 +292,9 @@ fn the_list_of_words_always_has_srvr_and_with_read_only_mode_isro() {
     assert_eq!(words("4lw.commands.whitelist=ruok\nreadonlymode.enabled=true\n").unwrap(), "ruok,srvr,isro");
     assert_eq!(words("4lw.commands.whitelist=stat, *\n"), None);
     assert_eq!(words("4lw.commands.whitelist=\n").unwrap(), "srvr");
+    let l = case.good("4lw.commands.whitelist=reqs, mntr,kill\n");
+    assert_eq!(l.config.limits.words.unwrap().join(","), "mntr,srvr");
+    assert_eq!((l.warnings.len(), l.warnings[0].why.as_str()), (1, "no such word: reqs kill"));
 }
 
 #[test]
