@@ -156,3 +156,75 @@ fn readers_and_walkers_see_exactly_their_horizon_while_the_writer_goes_on() {
         run(seed, transactions, readers);
     }
 }
+
+/// Node `i` is made by txn `i + 1`; every third one dies `LIFE` txns later (which also makes another).
+const LIFE: u64 = 700;
+
+fn lives(i: u64, h: u64) -> bool {
+    i < h && (!i.is_multiple_of(3) || h < i + 1 + LIFE)
+}
+
+fn grown_path(i: u64) -> String {
+    format!("/node-{i}")
+}
+
+fn grow_and_look(seed: u64, n: u64, readers: usize) {
+    let _tell = Tell(seed);
+    let (mut w, handle) = tree::new(seed, readers);
+    let ring = Ring { end: AtomicU64::new(0), done: AtomicBool::new(false) };
+    std::thread::scope(|s| {
+        let look = |me: u64| {
+            let mut rng = Rng::new(seed * 100 + me);
+            let mut r = handle.reader().unwrap();
+            let mut h = 0;
+            while !ring.done.load(Ordering::Acquire) || h < n {
+                r.begin_turn(Zxid(h));
+                h = ring.end.load(Ordering::Acquire);
+                let v = r.at(Zxid(h));
+                for _ in 0..16 {
+                    // Often near the end, where segments split and nodes come and go.
+                    let i = if rng.below(2) == 0 {
+                        rng.below(h + 10)
+                    } else {
+                        (h + 10).saturating_sub(rng.below(2 * LIFE))
+                    };
+                    let node = v.get(&grown_path(i));
+                    assert_eq!(node.is_some(), lives(i, h), "node {i} at {h}");
+                    if let Some(node) = node {
+                        assert_eq!(node.data(), Some(&i.to_be_bytes()[..]));
+                    }
+                }
+            }
+        };
+        let lookers: Vec<_> = (0..readers as u64).map(|i| s.spawn(move || look(i))).collect();
+        let mut rng = Rng::new(seed);
+        for i in 0..n {
+            let z = i + 1;
+            let open = [engine::proto::Acl::open()];
+            w.create(Zxid(z), &grown_path(i), Some(&i.to_be_bytes()), &open, 0, 0, None).unwrap();
+            if i >= LIFE && (i - LIFE).is_multiple_of(3) {
+                w.delete(Zxid(z), &grown_path(i - LIFE)).unwrap();
+            }
+            if rng.below(4) == 0 || z == n {
+                ring.end.store(z, Ordering::Release);
+                w.publish(Zxid(z));
+                w.collect(32);
+            }
+        }
+        ring.done.store(true, Ordering::Release);
+        for l in lookers {
+            l.join().expect("a reader found a difference");
+        }
+    });
+    let alive = (0..n).filter(|&i| lives(i, n)).count() as u64;
+    assert_eq!(w.node_count(), alive + 5);
+    assert_eq!(w.latest().root().children().count() as u64, alive + 1);
+}
+
+#[test]
+fn nothing_is_lost_or_too_early_while_the_index_grows() {
+    let (n, readers) = if cfg!(miri) { (900, 2) } else { (20_000, 3) };
+    for seed in seeds(3) {
+        grow_and_look(seed, n, readers);
+    }
+}

@@ -20,6 +20,8 @@ mod store;
 mod view;
 
 pub(in crate::tree) use node::{ChildFields, DataFields, NewNode};
+#[cfg(all(test, not(loom)))]
+mod index_tests;
 #[cfg(all(test, loom))]
 mod loom_tests;
 
