@@ -341,3 +341,29 @@ fn one_hot_path_does_not_fill_the_index() {
     settle(&mut w);
     assert_eq!(w.retained_bytes(), 0);
 }
+
+/// Digest, node count and approximate data size after each step, as ZooKeeper 3.8.0's own DataTree gives them for the
+/// same steps.
+#[test]
+fn figures_are_those_of_a_real_zookeeper() {
+    let (mut w, _h) = tree::new(5, 1);
+    let read = [Acl { perms: perm::READ, ..Acl::open() }];
+    let check = |w: &Writer, digest, nodes, bytes| {
+        assert_eq!((w.digest(), w.node_count(), w.approximate_data_size()), (digest, nodes, bytes));
+    };
+    check(&w, 0x51c6_d660, 5, 44);
+    w.create(z(1), "/a", Some(b"hello"), &open(), 0, 1000, None).unwrap();
+    check(&w, 0xfa53_3dd2, 6, 51);
+    w.create(z(2), "/a/b", None, &open(), 0x1234, 2000, None).unwrap();
+    check(&w, 0x2_1edd_eca9, 7, 55);
+    w.create(z(3), "/a/c", Some(b""), &open(), Kind::CONTAINER, 3000, Some(7)).unwrap();
+    check(&w, 0x3_2b5a_90ce, 8, 59);
+    w.set_data(z(4), "/a", Some(b"world!"), 1, 4000).unwrap();
+    check(&w, 0x3_0e2a_842b, 8, 60);
+    w.set_acl(z(4), "/a", &read, 1).unwrap();
+    check(&w, 0x2_f775_786e, 8, 60);
+    w.delete(z(5), "/a/b").unwrap();
+    check(&w, 0x2_07db_10fc, 7, 56);
+    w.create(z(6), "/zookeeper/x", Some(b"q"), &open(), 0, 6000, None).unwrap();
+    check(&w, 0x1_df07_adc1, 8, 69);
+}
