@@ -2,7 +2,8 @@
 //!
 //! A [`Reactor`] owns listeners, connections, foreign descriptors to watch, and the thing that other threads wake it
 //! by. One thread drives it, in turns: `poll`, then reads and writes. Two of them exist: [`MioReactor`] runs
-//! everywhere; another one has to pass the same contract test (`tests/reactor_contract.rs`).
+//! everywhere, [`UringReactor`] where the kernel allows it; both pass the contract test
+//! (`tests/reactor_contract.rs`), and so must a third.
 //!
 //! Not here: what the bytes mean and how much may be queued (`engine::shard`), when to turn and to sleep (the loops).
 //! Invariants:
@@ -17,9 +18,11 @@ mod accept;
 mod linger;
 mod listen;
 mod mio_reactor;
+mod uring;
 
 pub use listen::{ListenAddr, ListenOptions, Listener, listen};
 pub use mio_reactor::MioReactor;
+pub use uring::UringReactor;
 
 use crate::ring::Wake;
 use std::io;
@@ -130,8 +133,9 @@ pub trait Reactor {
     /// is broken: close it.
     fn read(&mut self, token: Token, into: &mut [u8]) -> io::Result<Received>;
 
-    /// Writes as much as the socket takes and says how much that is; less than all: set write interest to hear when
-    /// to go on. An error means that the connection is broken: close it.
+    /// Takes as many of the bytes as can be sent and says how many; less than all: set write interest to hear when to
+    /// go on. They leave with the next [`Reactor::poll`] at the latest. An error means that the connection is broken:
+    /// close it.
     fn write(&mut self, token: Token, bytes: &[u8]) -> io::Result<usize>;
 
     /// Whether to report the connection as readable.
