@@ -430,7 +430,7 @@ mod tests {
     #[test]
     fn an_idle_connection_costs_at_most_this() {
         // Beside it: the reactor's own entry, and nothing on the heap but the identities shared per address.
-        assert!(size_of::<Conn>() <= 320, "{}", size_of::<Conn>());
+        assert!(size_of::<Conn>() <= 256, "{}", size_of::<Conn>());
     }
 
     #[test]

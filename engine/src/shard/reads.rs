@@ -20,6 +20,11 @@ use crate::watch::{WatchKind, WatchTable};
 
 /// Requests whose misses overlap.
 const PASS: usize = 32;
+/// Values up to this need no prefetch of their own.
+const SMALL_VALUE_BYTES: usize = 192;
+/// A segment of at most so many bytes holds a few requests at most: for those, laying out a whole pass would cost more
+/// than its overlap saves.
+const SHORT_BYTES: usize = 96;
 
 /// Why a run ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,14 +61,22 @@ pub(super) enum Done {
 
 /// A request of a pass.
 #[derive(Clone, Copy)]
-struct Parsed<'a> {
+struct Parsed<'b, 'v> {
     xid: i32,
     op: Option<Op>,
-    body: &'a [u8],
+    body: &'b [u8],
     /// `None`: not one of the plain reads of a path, or not well-formed: decoded when its turn comes.
-    path: Option<&'a str>,
-    hash: PathHash,
+    place: Option<Place<'b, 'v>>,
     watch: bool,
+}
+
+/// A path to look up, or looked up already.
+#[derive(Clone, Copy)]
+struct Place<'b, 'v> {
+    path: &'b str,
+    hash: PathHash,
+    /// What is there at the run's horizon; `None`: not looked yet.
+    looked: Option<Option<NodeView<'v>>>,
 }
 
 /// What reads need of the shard and of their connection.
@@ -81,14 +94,22 @@ impl<'a> Answering<'a> {
     /// Answers the reads at the head of `bytes`, at most `budget` of them and only while less than `limit` bytes are
     /// unsent.
     pub fn run(&mut self, bytes: &[u8], limit: usize, budget: usize) -> Run {
+        if bytes.len() <= SHORT_BYTES {
+            self.run_in_passes::<2>(bytes, limit, budget)
+        } else {
+            self.run_in_passes::<PASS>(bytes, limit, budget)
+        }
+    }
+
+    fn run_in_passes<const N: usize>(&mut self, bytes: &[u8], limit: usize, budget: usize) -> Run {
         let mut run = Run { used: 0, frames: 0, events: 0, stop: Stop::Limit, last: None };
-        let nothing = Parsed { xid: 0, op: None, body: &[], path: None, hash: PathHash(0), watch: false };
-        let mut pass = [nothing; PASS];
+        let nothing = Parsed { xid: 0, op: None, body: &[], place: None, watch: false };
+        let mut pass = [nothing; N];
         while run.frames < budget {
-            let room = PASS.min(budget - run.frames);
+            let room = N.min(budget - run.frames);
             let (n, stop) = self.parse(&bytes[run.used..], &mut pass[..room]);
             if n > 1 {
-                self.prefetch(&pass[..n]);
+                self.look_up(&mut pass[..n]);
             }
             for p in &pass[..n] {
                 if self.conn.unsent() >= limit {
@@ -112,9 +133,9 @@ impl<'a> Answering<'a> {
     }
 
     /// Parses as many reads as `pass` holds; tells what stopped it before.
-    fn parse<'b>(&self, bytes: &'b [u8], pass: &mut [Parsed<'b>]) -> (usize, Option<Stop>) {
+    fn parse<'b>(&self, bytes: &'b [u8], pass: &mut [Parsed<'b, 'a>]) -> (usize, Option<Stop>) {
         let mut rest = bytes;
-        for (n, place) in pass.iter_mut().enumerate() {
+        for (n, slot) in pass.iter_mut().enumerate() {
             let payload = match first_frame(rest, self.limits.jute_max_buffer) {
                 Framed::Whole(p) if p.len() >= HEADER_BYTES => p,
                 Framed::Needs(_) => return (n, Some(Stop::Incomplete)),
@@ -129,30 +150,46 @@ impl<'a> Answering<'a> {
                 Some((path, watch)) => (Some(path), watch),
                 None => (None, false),
             };
-            let hash = path.map_or(PathHash(0), |p| self.view.hash(p));
-            *place = Parsed { xid, op, body, path, hash, watch };
+            let hashed = |path| Place { path, hash: self.view.hash(path), looked: None };
+            *slot = Parsed { xid, op, body, place: path.map(hashed), watch };
             rest = &rest[LENGTH_BYTES + payload.len()..];
         }
         (pass.len(), None)
     }
 
-    fn prefetch(&self, pass: &[Parsed<'_>]) {
-        let plain = || pass.iter().filter(|p| p.path.is_some());
-        plain().for_each(|p| self.view.prefetch(p.hash));
-        plain().for_each(|p| self.view.prefetch_node(p.hash));
-        plain().for_each(|p| self.view.prefetch_value(p.hash));
+    /// Looks the pass up, stage by stage. The last stage is the lookup itself, whose misses (names, replaced versions)
+    /// overlap as far as the processor looks ahead; `one` then finds everything at hand.
+    fn look_up(&self, pass: &mut [Parsed<'_, 'a>]) {
+        pass.iter().filter_map(|p| p.place.as_ref()).for_each(|p| self.view.prefetch(p.hash));
+        pass.iter().filter_map(|p| p.place.as_ref()).for_each(|p| self.view.prefetch_node(p.hash));
+        for p in pass.iter_mut().filter_map(|p| p.place.as_mut()) {
+            let node = self.view.get_hashed(p.hash, p.path);
+            // The lines of a small value came with the node's.
+            if node.and_then(|n| n.data()).is_some_and(|d| d.len() > SMALL_VALUE_BYTES) {
+                self.view.prefetch_value(p.hash);
+            }
+            p.looked = Some(node);
+        }
     }
 
-    fn one(&mut self, p: &Parsed<'_>, events: &mut u64) -> Done {
+    fn one(&mut self, p: &Parsed<'_, 'a>, events: &mut u64) -> Done {
         let Some(op) = p.op else { return self.unimplemented(p.xid) };
-        match (op, p.path) {
-            (Op::GetData, Some(path)) => self.get_data(p.xid, path, p.hash, p.watch),
-            (_, Some(path)) => self.plain(p.xid, op, path, p.hash, p.watch),
+        match (op, &p.place) {
+            (Op::GetData, Some(at)) => self.get_data(p.xid, at, p.watch),
+            (_, Some(at)) => self.plain(p.xid, op, at, p.watch),
             (_, None) => match self.decoded(p.xid, op, p.body, events) {
                 Ok(done) => done,
                 Err(Malformed) => self.header(p.xid, Code::MARSHALLINGERROR),
             },
         }
+    }
+
+    fn place<'b>(&self, path: &'b str) -> Place<'b, 'a> {
+        Place { path, hash: self.view.hash(path), looked: None }
+    }
+
+    fn node(&self, at: &Place<'_, 'a>) -> Option<NodeView<'a>> {
+        at.looked.unwrap_or_else(|| self.view.get_hashed(at.hash, at.path))
     }
 
     /// What `plain_path` would not take: other reads, paths that are no UTF-8, malformed bodies.
@@ -161,11 +198,11 @@ impl<'a> Answering<'a> {
         Ok(match op {
             Op::Exists | Op::GetData | Op::GetChildren | Op::GetChildren2 => {
                 let r = PathWatch::decode(&mut d)?;
-                self.plain(xid, op, &r.path, self.view.hash(&r.path), r.watch)
+                self.plain(xid, op, &self.place(&r.path), r.watch)
             }
             Op::GetAcl | Op::GetAllChildrenNumber => {
                 let path = d.string_not_null()?;
-                self.plain(xid, op, &path, self.view.hash(&path), false)
+                self.plain(xid, op, &self.place(&path), false)
             }
             Op::Ping => self.header(xid::PING, Code::OK),
             Op::WhoAmI => {
@@ -181,22 +218,22 @@ impl<'a> Answering<'a> {
         })
     }
 
-    fn plain(&mut self, xid: i32, op: Op, path: &str, hash: PathHash, watch: bool) -> Done {
+    fn plain(&mut self, xid: i32, op: Op, at: &Place<'_, 'a>, watch: bool) -> Done {
         match op {
-            Op::GetData => self.get_data(xid, path, hash, watch),
-            Op::Exists => self.exists(xid, path, hash, watch),
-            Op::GetAcl => self.get_acl(xid, path, hash),
-            Op::GetAllChildrenNumber => match self.readable(path, hash) {
+            Op::GetData => self.get_data(xid, at, watch),
+            Op::Exists => self.exists(xid, at, watch),
+            Op::GetAcl => self.get_acl(xid, at),
+            Op::GetAllChildrenNumber => match self.readable(at) {
                 Err(code) => self.header(xid, code),
                 Ok(node) => {
                     let count = i32::try_from(node.count_descendants()).unwrap_or(i32::MAX);
                     self.reply(xid, |out| out.put_int(count))
                 }
             },
-            _ => match self.readable(path, hash) {
+            _ => match self.readable(at) {
                 Err(code) => self.header(xid, code),
                 Ok(node) => {
-                    self.watch_if(watch, WatchKind::Child, path, hash);
+                    self.watch_if(watch, WatchKind::Child, at);
                     self.reply(xid, |out| {
                         put_children(out, &node);
                         if op == Op::GetChildren2 {
@@ -209,8 +246,8 @@ impl<'a> Answering<'a> {
     }
 
     /// The node, if it is there and its ACL lets this connection read.
-    fn readable(&self, path: &str, hash: PathHash) -> Result<NodeView<'a>, Code> {
-        let node = self.view.get_hashed(hash, path).ok_or(Code::NONODE)?;
+    fn readable(&self, at: &Place<'_, 'a>) -> Result<NodeView<'a>, Code> {
+        let node = self.node(at).ok_or(Code::NONODE)?;
         if self.may(&node, perm::READ) { Ok(node) } else { Err(Code::NOAUTH) }
     }
 
@@ -218,20 +255,19 @@ impl<'a> Answering<'a> {
         node.acl_id().0 == 0 || acl::allowed(self.limits.skip_acl, &self.conn.ids, node.acl(), perms)
     }
 
-    fn watch_if(&mut self, watch: bool, kind: WatchKind, path: &str, hash: PathHash) {
+    fn watch_if(&mut self, watch: bool, kind: WatchKind, at: &Place<'_, '_>) {
         if watch {
-            self.watches.add(self.slot, kind, path, hash.0);
+            self.watches.add(self.slot, kind, at.path, at.hash.0);
         }
     }
 
-    fn get_data(&mut self, xid: i32, path: &str, hash: PathHash, watch: bool) -> Done {
+    fn get_data(&mut self, xid: i32, at: &Place<'_, 'a>, watch: bool) -> Done {
         // Written out for speed: this is the request that most servers answer most.
-        let view = self.view;
-        let Some(node) = view.get_hashed(hash, path) else { return self.header(xid, Code::NONODE) };
+        let Some(node) = self.node(at) else { return self.header(xid, Code::NONODE) };
         if !self.may(&node, perm::READ) {
             return self.header(xid, Code::NOAUTH);
         }
-        self.watch_if(watch, WatchKind::Data, path, hash);
+        self.watch_if(watch, WatchKind::Data, at);
         let data = node.data();
         let bytes = data.unwrap_or_default();
         let rest = ReplyHeader::BYTES + 4 + bytes.len() + Stat::BYTES;
@@ -248,26 +284,24 @@ impl<'a> Answering<'a> {
         Done::Reply
     }
 
-    fn exists(&mut self, xid: i32, path: &str, hash: PathHash, watch: bool) -> Done {
-        if path.contains('\0') {
+    fn exists(&mut self, xid: i32, at: &Place<'_, 'a>, watch: bool) -> Done {
+        if at.path.contains('\0') {
             return self.header(xid, Code::BADARGUMENTS);
         }
-        let view = self.view;
-        let node = view.get_hashed(hash, path);
+        let node = self.node(at);
         if node.as_ref().is_some_and(|n| !self.may(n, perm::READ)) {
             return self.header(xid, Code::NOAUTH);
         }
         // Also when there is no node: its creation is what the client waits for.
-        self.watch_if(watch, WatchKind::Data, path, hash);
+        self.watch_if(watch, WatchKind::Data, at);
         match node {
             None => self.header(xid, Code::NONODE),
             Some(n) => self.reply(xid, |out| n.stat().encode(out)),
         }
     }
 
-    fn get_acl(&mut self, xid: i32, path: &str, hash: PathHash) -> Done {
-        let view = self.view;
-        let Some(node) = view.get_hashed(hash, path) else { return self.header(xid, Code::NONODE) };
+    fn get_acl(&mut self, xid: i32, at: &Place<'_, 'a>) -> Done {
+        let Some(node) = self.node(at) else { return self.header(xid, Code::NONODE) };
         if !self.may(&node, perm::READ | perm::ADMIN) {
             return self.header(xid, Code::NOAUTH);
         }
@@ -306,13 +340,7 @@ impl<'a> Answering<'a> {
             let op = Op::from_wire(item.op).filter(|op| matches!(op, Op::GetData | Op::GetChildren));
             let op = op.ok_or(Malformed)?;
             let r = PathWatch::decode(d)?;
-            let hash = self.view.hash(&r.path);
-            let view = self.view;
-            let found = match view.get_hashed(hash, &r.path) {
-                None => Err(Code::NONODE),
-                Some(n) if !self.may(&n, perm::READ) => Err(Code::NOAUTH),
-                Some(n) => Ok(n),
-            };
+            let found = self.readable(&self.place(&r.path));
             let out = &mut self.conn.out;
             match found {
                 Err(code) => {
