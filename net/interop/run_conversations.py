@@ -88,14 +88,17 @@ def run_server(kind, chosen, results):
         members = [(name, function) for name, g, function in chosen if g == group]
         if not members:
             continue
-        server = None
+        server, name_before = None, None
         for name, function in members:
             try:
-                if server is None or not server.alive() or group == "fresh":
+                # A server that let one conversation down is not trusted with the next.
+                stained = name_before in results and results[name_before][1]
+                if server is None or not server.alive() or group == "fresh" or stained:
                     if server:
                         server.remove()
                     server = servers.start(kind, GROUPS[group])
                 results[name] = run_one(server, function)
+                name_before = name
             except servers.Missing as e:
                 results["missing"] = str(e)
                 return

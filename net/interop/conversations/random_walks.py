@@ -1,7 +1,8 @@
 """Seeded random conversations: what no script thought of. The same seed gives the same requests on every server.
 
 Left out here, since the releases differ on purpose and the scripts cover it: exists without READ, persistent watches
-beside one-shot ones, check outside a multi. Sessions end one ephemeral at a time, as the order of several is free.
+beside one-shot ones, check outside a multi, create2 in a multi. No setACL in a pipeline: Apache judges the requests
+behind one that is not yet applied sometimes by the old list.
 """
 
 import random
@@ -37,8 +38,9 @@ class Walk:
         flags = self.random.choice([0, 0, 0, 2, 2, 1, 3, 9])
         return zk.create_body(path, self.data(), self.random.choice(ACLS), flags)
 
-    def write(self, client):
-        kind = self.random.choice(["create", "create", "create", "create2", "delete", "delete", "setData", "setData", "setACL"])
+    def write(self, client, rights=True):
+        kinds = ["create", "create", "create", "create2", "delete", "delete", "setData", "setData"]
+        kind = self.random.choice(kinds + ["setACL"] * rights)
         if kind.startswith("create"):
             return kind, self.create(client)
         path = self.path(client)
@@ -54,6 +56,8 @@ class Walk:
             op, body = self.write(client)
             if op == "setACL":
                 op, body = "check", zk.path_version(self.path(client), self.version())
+            if op == "create2":
+                op = "create"
             items.append((op, body))
         return "multi", zk.multi_body(*items)
 
@@ -98,7 +102,7 @@ def pipelined(ctx, seed, rounds):
         requests = []
         for _ in range(draw.random.randint(2, 30)):
             chance = draw.random.random()
-            requests.append(draw.write(c) if chance < 0.4 else draw.multi(c) if chance < 0.5 else draw.read(c, False))
+            requests.append(draw.write(c, rights=False) if chance < 0.4 else draw.multi(c) if chance < 0.5 else draw.read(c, False))
         c.pipeline(*requests)
 
 
