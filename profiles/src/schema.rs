@@ -19,7 +19,7 @@ choice! {
 choice! {
     /// Which thread runs the core (the order of writes).
     Placement {
-        /// A thread of its own where there are more than two usable CPUs, else with a shard if that measures better.
+        /// A thread of its own where there are more than two usable CPUs, else that of shard 0.
         Auto = "auto",
         /// A thread of its own: writes do not delay reads; each write crosses threads twice.
         Own = "own",
@@ -190,9 +190,6 @@ knobs! {
     /// Size of a log segment. Unit: bytes. At least twice `group_max_bytes`. Larger: fewer file changes; costs disk
     /// space, and purging frees space in larger steps.
     segment_bytes: u64 = 64 * MIB, SEGMENT_BYTES_MIN..=16 * GIB;
-    /// Segments kept zeroed or recycled ahead of the one in use. Unit: segments. More rides out slower disks; each
-    /// costs `segment_bytes` of disk space.
-    segments_ahead: u32 = 1, 1..=16;
     /// Txns in the log behind the last snapshot after which the next is taken. Unit: txns. Larger: less background
     /// work, longer replay at start (about 1 us per txn).
     snapshot_txns: u64 = 1_000_000, 1_000..=1_000_000_000;
