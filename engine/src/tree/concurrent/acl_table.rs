@@ -1,8 +1,8 @@
 //! From ACL ids to lists, for readers: a table that grows without moving.
 //!
 //! Not here: interning and counting (`tree::acl`), when a list may go (`store`).
-//! Invariants: a list is immutable; an entry changes only between null and a list, and is cleared only when no reader
-//! can hold its id.
+//! Invariants: a list is immutable; an entry changes only between null and a list; a list that was taken out is freed a
+//! grace period later, so that even who asks for an id that it should have forgotten finds a list or nothing.
 
 use super::primitive::{AtomicPtr, Ordering};
 use crate::proto::Acl;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 const FIRST_BITS: u32 = 6;
 const CHUNKS: usize = (32 - FIRST_BITS + 1) as usize;
 
-type List = Arc<[Acl]>;
+pub(super) type List = Arc<[Acl]>;
 type Chunk = Box<[AtomicPtr<List>]>;
 
 /// See the module.
@@ -67,20 +67,25 @@ impl AclTable {
         unsafe { (&(*there))[at].store(Box::into_raw(Box::new(list)), Ordering::Release) };
     }
 
-    /// Takes the list of `id` away.
+    /// Takes the list of `id` out; `None` if there is none.
     ///
     /// # Safety
-    /// Only the writer; no reader can hold the id.
-    pub(super) unsafe fn clear(&self, id: u32) {
+    /// Only the writer; what is returned is freed after a grace period.
+    pub(super) unsafe fn take(&self, id: u32) -> Option<NonNull<List>> {
         let (chunk, at) = locate(id);
-        // SAFETY: by the contract the entry was set, and nobody holds a reference into it.
-        unsafe {
-            let chunk = &*self.chunks[chunk].load(Ordering::Relaxed);
-            if let Some(list) = NonNull::new(chunk[at].swap(ptr::null_mut(), Ordering::Relaxed)) {
-                drop(Box::from_raw(list.as_ptr()));
-            }
-        }
+        // SAFETY: chunks stay until the table goes.
+        let chunk = unsafe { self.chunks[chunk].load(Ordering::Relaxed).as_ref()? };
+        NonNull::new(chunk[at].swap(ptr::null_mut(), Ordering::AcqRel))
     }
+}
+
+/// Frees a list that was taken out.
+///
+/// # Safety
+/// `take` returned it, and nobody can reach it any more.
+pub(super) unsafe fn free_list(list: NonNull<List>) {
+    // SAFETY: made by `Box::into_raw` in `set`; by the contract this is the only access.
+    drop(unsafe { Box::from_raw(list.as_ptr()) });
 }
 
 impl Drop for AclTable {

@@ -7,6 +7,7 @@
 //! - `open`, `waiting` and `ready` hold what is unlinked: nothing in the tree leads there any more.
 
 use super::Shared;
+use super::acl_table::{List, free_list};
 use super::floors::Marks;
 use super::index::{Directory, Replaced, Segment, free_directory};
 use super::node::{ChildVersion, DataVersion, Node};
@@ -17,7 +18,7 @@ use super::view::has_path;
 use super::{NodeView, View};
 use crate::tree::hash::PathHash;
 use std::collections::VecDeque;
-use std::mem::size_of;
+use std::mem::{size_of, size_of_val};
 use std::ptr::NonNull;
 
 /// Replaced or dead at `zxid`, but still linked.
@@ -48,8 +49,8 @@ pub(super) enum Garbage {
     Child(NonNull<ChildVersion>),
     Segment(Segment<Node>),
     Directory(NonNull<Directory<Node>>),
-    /// An id that nothing carries any more.
-    Acl(u32),
+    /// An id that nothing carries any more, and its list.
+    Acl(u32, NonNull<List>),
 }
 
 // SAFETY: garbage is owned by whoever holds it; nothing in it is tied to a thread.
@@ -57,7 +58,7 @@ unsafe impl Send for Garbage {}
 
 impl Garbage {
     /// # Safety
-    /// Nobody can reach it any more. (ACL lists go with their table.)
+    /// Nobody can reach it any more.
     pub(super) unsafe fn free(self) {
         // SAFETY: by the contract.
         unsafe {
@@ -67,7 +68,7 @@ impl Garbage {
                 Garbage::Child(c) => ChildVersion::free(c),
                 Garbage::Segment(s) => s.free(),
                 Garbage::Directory(d) => free_directory(d),
-                Garbage::Acl(_) => {}
+                Garbage::Acl(_, list) => free_list(list),
             }
         }
     }
@@ -81,7 +82,7 @@ impl Garbage {
                 Garbage::Child(_) => size_of::<ChildVersion>(),
                 Garbage::Segment(s) => s.bytes(),
                 Garbage::Directory(d) => d.as_ref().bytes(),
-                Garbage::Acl(_) => 0,
+                Garbage::Acl(_, list) => size_of::<List>() + size_of_val(&**list.as_ref()),
             }
         }
     }
@@ -376,20 +377,23 @@ impl Store {
                     }
                 }
                 Garbage::Data(d) => self.drop_acl(d.as_ref().acl),
-                Garbage::Acl(id) => {
-                    self.shared.acls.clear(*id);
-                    self.interner.retire(*id);
-                }
+                Garbage::Acl(id, _) => self.interner.retire(*id),
                 Garbage::Child(_) | Garbage::Segment(_) | Garbage::Directory(_) => {}
             }
             g.free();
         }
     }
 
-    /// One user of an ACL id less; after the last one, the id waits for a grace period of its own.
-    pub(super) fn drop_acl(&mut self, id: u32) {
-        if self.interner.drop_user(id) {
-            self.books.open.push(Garbage::Acl(id));
+    /// One user of an ACL id less; after the last one, id and list wait for a grace period of their own.
+    fn drop_acl(&mut self, id: u32) {
+        if !self.interner.drop_user(id) {
+            return;
+        }
+        // SAFETY: this is the writer; the list goes into the open batch.
+        if let Some(list) = unsafe { self.shared.acls.take(id) } {
+            let g = Garbage::Acl(id, list);
+            self.books.retained += g.bytes();
+            self.books.open.push(g);
         }
     }
 }
