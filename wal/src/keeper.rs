@@ -77,6 +77,8 @@ pub(crate) fn make_segment(dir: &DataDir, header: &SegmentHeader, from: &Source)
     write_block(&*file, &header.encode(dir.id()), 0).map_err(before("write a segment in"))?;
     // The length of a recycled file may never have been synced; O_DSYNC covers only what it writes.
     file.sync().map_err(before("sync a segment in"))?;
+    // A direct write over cached pages must first drop them, which the kernel does not do without blocking.
+    file.drop_cache();
     disk.rename(&tmp, &path).during("rename", &path).map_err(Failed::After)?;
     dir.sync().map_err(Failed::After)?;
     let len = match from {

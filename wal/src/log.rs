@@ -360,11 +360,12 @@ impl Log {
         }
         self.offset += bytes;
         self.marked = records == 0;
-        self.shared.set_durable(self.next);
+        // Announced first: a reader that sees the position must find the segment.
         if !self.announced {
             self.shared.announce(Kept { incarnation: place.incarnation, first: place.first });
             self.announced = true;
         }
+        self.shared.set_durable(self.next);
         self.stats.groups += u64::from(records > 0);
         self.stats.records += u64::from(records);
         self.stats.bytes += bytes;
