@@ -77,12 +77,29 @@ mod tests {
 
     #[test]
     fn syntax_follows_the_fact_sheet() {
-        for good in ["/", "/a", "/a/b.c", "/zookeeper/x", "/\u{e4}/\u{f6}", "/a b", "/...", "/\u{f900}", "/\u{ffef}"] {
+        for good in
+            ["/", "/a", "/a/b.c", "/zookeeper/x", "/\u{e4}/\u{f6}", "/a b", "/...", "/\u{f900}", "/\u{ffef}"]
+        {
             assert_eq!(validate(good), Ok(()), "{good:?}");
         }
         for bad in [
-            "", "a", "/a/", "//", "/a//b", "/.", "/a/..", "/a/./b", "/\0", "/\u{1f}", "/\u{7f}", "/\u{9f}",
-            "/\u{e000}", "/\u{f8ff}", "/\u{fff0}", "/\u{ffff}", "/\u{1f600}",
+            "",
+            "a",
+            "/a/",
+            "//",
+            "/a//b",
+            "/.",
+            "/a/..",
+            "/a/./b",
+            "/\0",
+            "/\u{1f}",
+            "/\u{7f}",
+            "/\u{9f}",
+            "/\u{e000}",
+            "/\u{f8ff}",
+            "/\u{fff0}",
+            "/\u{ffff}",
+            "/\u{1f600}",
         ] {
             assert_eq!(validate(bad), Err(Code::BADARGUMENTS), "{bad:?}");
         }

@@ -91,9 +91,20 @@ fn get_stat(d: &mut Decoder<'_>) -> Decoded<StatPersisted> {
 #[derive(Debug)]
 pub enum Record<'a> {
     /// `digest` of the whole tree; `None` where digests are switched off.
-    Head { zxid: Zxid, digest: Option<u64> },
-    Session { id: SessionId, timeout_ms: i32 },
-    Node { path: &'a str, data: Option<&'a [u8]>, acl: usize, stat: StatPersisted },
+    Head {
+        zxid: Zxid,
+        digest: Option<u64>,
+    },
+    Session {
+        id: SessionId,
+        timeout_ms: i32,
+    },
+    Node {
+        path: &'a str,
+        data: Option<&'a [u8]>,
+        acl: usize,
+        stat: StatPersisted,
+    },
     End,
 }
 
@@ -119,7 +130,9 @@ impl std::fmt::Display for Unreadable {
         match self {
             Unreadable::Malformed => f.write_str("its records are damaged or cut short"),
             Unreadable::Version(v) => write!(f, "its layout has version {v}, this release reads {VERSION}"),
-            Unreadable::Count { written, found } => write!(f, "it should hold {written} nodes and holds {found}"),
+            Unreadable::Count { written, found } => {
+                write!(f, "it should hold {written} nodes and holds {found}")
+            }
         }
     }
 }

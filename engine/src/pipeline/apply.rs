@@ -190,10 +190,18 @@ impl Database {
         };
         let timeout_ms = if let TxnBody::CreateSession { timeout_ms } = txn.body { timeout_ms } else { 0 };
         let Txn { header, .. } = txn;
-        Ok((Applied { zxid: header.zxid, code, kind: header.kind, session: header.session, timeout_ms }, span))
+        Ok((
+            Applied { zxid: header.zxid, code, kind: header.kind, session: header.session, timeout_ms },
+            span,
+        ))
     }
 
-    fn apply_body(&mut self, txn: &Txn<'_>, told: &mut Told<'_>, out: &mut Vec<u8>) -> Result<Code, Malformed> {
+    fn apply_body(
+        &mut self,
+        txn: &Txn<'_>,
+        told: &mut Told<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<Code, Malformed> {
         let (zxid, session) = (txn.header.zxid, txn.header.session);
         match &txn.body {
             TxnBody::Error { code } => return Ok(*code),

@@ -10,7 +10,8 @@ use crate::error::Code;
 use crate::ids::{SessionId, Zxid};
 use crate::limits::Limits;
 use crate::proto::{
-    Acl, CreateRequest, Decoder, Id, Malformed, MultiHeader, Op, PathVersion, SetAclRequest, SetDataRequest, perm,
+    Acl, CreateRequest, Decoder, Id, Malformed, MultiHeader, Op, PathVersion, SetAclRequest, SetDataRequest,
+    perm,
 };
 use crate::time::WallMs;
 use crate::tree::{Kind, StatPersisted};
@@ -63,7 +64,11 @@ struct Cx<'a> {
 
 impl Cx<'_> {
     fn check_acl(&self, rec: &Rec, wanted: i32) -> Result<(), Code> {
-        if acl::allowed(self.limits.skip_acl, self.ask.ids, rec.acl(), wanted) { Ok(()) } else { Err(Code::NOAUTH) }
+        if acl::allowed(self.limits.skip_acl, self.ask.ids, rec.acl(), wanted) {
+            Ok(())
+        } else {
+            Err(Code::NOAUTH)
+        }
     }
     fn check_session(&self) -> Result<(), Code> {
         if self.ask.live { Ok(()) } else { Err(Code::SESSIONEXPIRED) }
@@ -308,7 +313,11 @@ impl Prep {
         let owner = cx.ask.session.0;
         let mut paths: BTreeSet<Arc<str>> = cx.db.ephemerals(cx.ask.session).cloned().collect();
         for (path, added) in self.overlay.ephemerals_in_flight(owner) {
-            if added { paths.insert(path.clone()) } else { paths.remove(path) };
+            if added {
+                paths.insert(path.clone())
+            } else {
+                paths.remove(path)
+            };
         }
         for path in &paths {
             // Every one of them exists and has a parent: it is in the tree or was just proposed.
@@ -348,7 +357,8 @@ impl Prep {
         if failed {
             self.overlay.undo();
         }
-        let items = kinds.into_iter().zip(arena.iter()).map(|(kind, body)| MultiItem { kind, body }).collect();
+        let items =
+            kinds.into_iter().zip(arena.iter()).map(|(kind, body)| MultiItem { kind, body }).collect();
         Ok(TxnBody::Multi { items })
     }
 

@@ -25,11 +25,22 @@ use std::sync::Arc;
 /// Something accepted and not yet told to the shards.
 #[derive(Debug)]
 enum Item {
-    Txn { zxid: Zxid, bytes: Box<[u8]>, waits: Waits },
+    Txn {
+        zxid: Zxid,
+        bytes: Box<[u8]>,
+        waits: Waits,
+    },
     /// Body and target of a control; the span of a `Reply` or `Text` act is filled in when it leaves.
-    Control { target: Target, body: Vec<u8> },
+    Control {
+        target: Target,
+        body: Vec<u8>,
+    },
     /// getEphemerals: answered from the state that its place in the order has.
-    Ephemerals { conn: ConnId, session: SessionId, prefix: String },
+    Ephemerals {
+        conn: ConnId,
+        session: SessionId,
+        prefix: String,
+    },
 }
 
 /// Who waits for a transaction.
@@ -174,8 +185,7 @@ impl Server {
         if c.session == SessionId::NONE {
             let id = self.tracker.next_id();
             let body = c.timeout_ms.to_be_bytes();
-            let ask =
-                Ask { session: id, cxid: 0, op: Op::CreateSession, body: &body, ids: &[], live: true };
+            let ask = Ask { session: id, cxid: 0, op: Op::CreateSession, body: &body, ids: &[], live: true };
             self.propose(ask, now, Waits::Session(c.conn), out);
             return;
         }

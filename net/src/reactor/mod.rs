@@ -15,11 +15,13 @@
 //! - a connection closed with [`Close::Flushed`] delivers what was written before its end is seen.
 
 mod accept;
+mod any;
 mod linger;
 mod listen;
 mod mio_reactor;
 mod uring;
 
+pub use any::AnyReactor;
 pub use listen::{ListenAddr, ListenOptions, Listener, listen};
 pub use mio_reactor::MioReactor;
 pub use uring::UringReactor;

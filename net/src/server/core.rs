@@ -46,6 +46,7 @@ pub struct Core {
     pub bells: Vec<Bell>,
     pub publisher: Publisher<ChangeBatch>,
     /// Emptied batches, to be filled again.
+    #[allow(clippy::vec_box)] // The ring takes and gives boxes: unboxing would copy them.
     pub spare: Vec<Box<ChangeBatch>>,
     /// Path hashes of the batch being published, for the interest filters.
     pub hashes: Vec<(u64, u64)>,

@@ -53,7 +53,13 @@ pub struct Desk {
 }
 
 impl Desk {
-    pub fn new(config: Arc<Config>, client_port: u16, shards: usize, started: Now, start: StartFigures) -> Desk {
+    pub fn new(
+        config: Arc<Config>,
+        client_port: u16,
+        shards: usize,
+        started: Now,
+        start: StartFigures,
+    ) -> Desk {
         Desk {
             config,
             client_port,
@@ -146,14 +152,17 @@ impl Desk {
 
     fn collected(&self, q: &Question, core: &Server, shared: &Shared, journal: &Journal, now: Now) -> String {
         match q.word {
-            "stat" => {
-                server::stat(&self.metrics(core, shared, journal, now).info(), &q.parts.connections)
-            }
+            "stat" => server::stat(&self.metrics(core, shared, journal, now).info(), &q.parts.connections),
             "cons" => clients::cons(&q.parts.connections),
             "wchs" => clients::wchs(&q.parts.watches),
             "wchc" => clients::wchc(&q.parts.watches),
             "wchp" => clients::wchp(&q.parts.watches),
-            "dump" => clients::dump(&dump(core, &q.parts.connections, now)),
+            "dump" => clients::dump(&dump(
+                core,
+                &q.parts.connections,
+                self.config.limits.sessionless_timeout_ms,
+                now,
+            )),
             "srst" => words::srst(),
             "crst" => words::crst(),
             _ => String::new(),
@@ -163,7 +172,10 @@ impl Desk {
     fn sizes(&self) -> DirSizes {
         let data_bytes = bytes_in(&self.config.data_dir);
         let same = self.config.data_dir == self.config.data_log_dir;
-        DirSizes { data_bytes, log_bytes: if same { data_bytes } else { bytes_in(&self.config.data_log_dir) } }
+        DirSizes {
+            data_bytes,
+            log_bytes: if same { data_bytes } else { bytes_in(&self.config.data_log_dir) },
+        }
     }
 
     fn metrics(&self, core: &Server, shared: &Shared, journal: &Journal, now: Now) -> Metrics {
@@ -214,7 +226,7 @@ impl Desk {
     }
 }
 
-fn dump(core: &Server, connections: &[ConnStat], now: Now) -> Dump {
+fn dump(core: &Server, connections: &[ConnStat], sessionless_ms: u32, now: Now) -> Dump {
     // Deadlines are monotonic; what is printed is the wall clock.
     let wall = |mono_ms: u64| now.wall.0 + mono_ms as i64 - now.mono.0 as i64;
     let sessions = core.tracker().buckets().map(|(end, ids)| (wall(end.0), ids)).collect();
@@ -226,14 +238,14 @@ fn dump(core: &Server, connections: &[ConnStat], now: Now) -> Dump {
     ephemerals.sort_unstable_by_key(|(s, _)| *s);
     let mut by_expiry: BTreeMap<i64, Vec<_>> = BTreeMap::new();
     for c in connections {
-        let expires = if c.session == SessionId::NONE { 0 } else { c.last_response_ms + i64::from(c.timeout_ms) };
+        let expires = if c.session == SessionId::NONE {
+            c.established_ms + i64::from(sessionless_ms)
+        } else {
+            c.last_response_ms + i64::from(c.timeout_ms)
+        };
         by_expiry.entry(expires).or_default().push((c.peer, c.session));
     }
-    Dump {
-        sessions: Sessions::Expiring(sessions),
-        ephemerals,
-        connections: by_expiry.into_iter().collect(),
-    }
+    Dump { sessions: Sessions::Expiring(sessions), ephemerals, connections: by_expiry.into_iter().collect() }
 }
 
 /// Bytes of the files directly in a directory; 0 where it cannot be read.

@@ -77,6 +77,7 @@ impl Server {
     /// damaged, of another version or ZooKeeper's own, no rights, no room.
     pub fn start(config: Config, profile: &Profile) -> Result<Server> {
         let began = Instant::now();
+        config.prepare_dirs()?;
         let layout = Layout::of(profile);
         let clock = Clock::new();
         // The port first: "address in use" should not cost a recovery.

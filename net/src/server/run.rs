@@ -56,7 +56,12 @@ impl<R: Reactor> Loop<R> {
                 self.shared.fail(format!("nothing more can be acknowledged: {e}"));
             }
             // Both on one thread: what the core has just told is consumed at once, without asking the kernel first.
-            more |= self.shard.as_ref().is_some_and(ShardLoop::has_work);
+            if self.core.is_some()
+                && let Some(s) = self.shard.as_mut().filter(|s| s.has_work())
+            {
+                s.turn(&mut self.reactor, &[], polled_at);
+                more |= s.has_work();
+            }
             if more || !events.is_empty() {
                 idle_since = Instant::now();
             }

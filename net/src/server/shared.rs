@@ -104,7 +104,10 @@ impl Shared {
     pub fn book_sync(&self, s: &SyncStats) {
         if s.last_ms > self.fsync_warning_ms {
             self.fsync_slow.fetch_add(1, Relaxed);
-            tracing::warn!("a sync of the log took {} ms: the disk is slow, and writes wait for it", s.last_ms);
+            tracing::warn!(
+                "a sync of the log took {} ms: the disk is slow, and writes wait for it",
+                s.last_ms
+            );
         }
     }
     pub fn slow_syncs(&self) -> u64 {
@@ -125,7 +128,8 @@ impl Shared {
     }
     /// All shards' counters.
     pub fn shard_metrics(&self) -> ShardMetrics {
-        let mut sum = ShardMetrics { connections_rejected: self.rejected.load(Relaxed), ..Default::default() };
+        let mut sum =
+            ShardMetrics { connections_rejected: self.rejected.load(Relaxed), ..Default::default() };
         for cell in &self.cells {
             sum.merge(&metrics_of(&cell.load()));
         }
@@ -142,6 +146,7 @@ fn metrics_of(s: &ShardStats) -> ShardMetrics {
         connections: s.connections as u64,
         watches: (s.watches.data_watches + s.watches.child_watches) as u64,
         bytes_received: s.bytes_received,
+        bytes_sent: s.bytes_sent,
         connections_dropped: s.overruns,
         ..ShardMetrics::default()
     }

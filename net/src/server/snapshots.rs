@@ -104,7 +104,8 @@ impl Snapshots {
         let behind = applied.0 - self.newest.0.min(applied.0);
         let bytes = journal.stats().bytes;
         let due = behind >= self.every_txns || bytes - self.bytes_at_newest >= self.every_bytes;
-        if due && behind > 0 && self.running.is_none() && now.mono >= self.not_before && !shared.is_stopping() {
+        if due && behind > 0 && self.running.is_none() && now.mono >= self.not_before && !shared.is_stopping()
+        {
             self.bytes_at_newest = bytes;
             self.begin(server, applied, now);
         }
@@ -159,7 +160,9 @@ impl Snapshots {
             }
             Err(e) => {
                 self.stats.failed += 1;
-                tracing::error!("no snapshot could be taken ({e}); the log is kept; next attempt in a minute");
+                tracing::error!(
+                    "no snapshot could be taken ({e}); the log is kept; next attempt in a minute"
+                );
             }
         }
     }

@@ -39,7 +39,8 @@ const READERS_EXTRA: usize = 4;
 /// Opens the directories, loads the newest snapshot that is whole, replays the log.
 pub fn recover(config: &Config, profile: &Profile, shards: usize) -> Result<Recovered> {
     let began = Instant::now();
-    let disk = Arc::new(if profile.wal_io == WalIo::Buffered { RealDisk::buffered() } else { RealDisk::new() });
+    let disk =
+        Arc::new(if profile.wal_io == WalIo::Buffered { RealDisk::buffered() } else { RealDisk::new() });
     let data = DataDir::open(disk.clone(), &config.data_dir)?;
     let log_dir = if config.data_log_dir == config.data_dir {
         data.clone()
@@ -101,9 +102,9 @@ fn replay(log: &Log, from: Position, db: &mut Database, began: Instant) -> Resul
     let mut said = began;
     log.replay(from, |position, bytes| -> Result<()> {
         let expected = db.last().next_carrying();
-        let (applied, _) = db
-            .apply(bytes, Origin::Foreign, None, false)
-            .map_err(|e| anyhow!("record {position} of the log is not a transaction ({e}); restore a backup"))?;
+        let (applied, _) = db.apply(bytes, Origin::Foreign, None, false).map_err(|e| {
+            anyhow!("record {position} of the log is not a transaction ({e}); restore a backup")
+        })?;
         if applied.zxid != expected {
             bail!("record {position} of the log has zxid {} where {expected} was expected", applied.zxid);
         }
