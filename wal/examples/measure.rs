@@ -2,7 +2,6 @@
 //!
 //! Beside each figure stands the same write without the log: direct, synchronous, over a file of zeros.
 
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,9 +83,6 @@ fn log(
         let t = Instant::now();
         if submit {
             log.submit(group).map_err(|(_, e)| e)?;
-            if let Some(fd) = log.completion_fd() {
-                wait_readable(fd.as_raw_fd());
-            }
             let (g, r) = log.wait().ok_or("nothing in flight")?;
             r?;
             group = g;
@@ -105,14 +101,6 @@ fn log(
     log.close()?;
     w.finish(0)?;
     Ok(times)
-}
-
-/// As an event loop would: sleep until the completion is announced.
-#[allow(unsafe_code)]
-fn wait_readable(fd: i32) {
-    let mut p = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    // SAFETY: one valid pollfd, which lives through the call.
-    unsafe { libc::poll(&raw mut p, 1, 10_000) };
 }
 
 fn reopen(disk: &Arc<dyn Disk>, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
