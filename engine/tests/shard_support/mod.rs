@@ -2,6 +2,8 @@
 //! clients that speak bytes.
 #![allow(dead_code)] // Each test program uses its part.
 
+pub mod history;
+
 use engine::acl;
 use engine::error::Code;
 use engine::ids::{Attach, ConnId, SessionId, ShardId, Zxid};
