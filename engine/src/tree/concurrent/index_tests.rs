@@ -141,11 +141,11 @@ fn churn_does_not_grow_it() {
 
 #[test]
 fn equal_hashes_are_told_apart_by_what_they_stand_for() {
+    let names = if cfg!(miri) { 40 } else { 300 };
+    let hash = 0xabcd_0123_4567_89ab;
     let mut b = Both::new();
-    for name in 0..300 {
-        b.insert(0xabcd_0123_4567_89ab, name);
-    }
-    (0..300).for_each(|n| b.check(0xabcd_0123_4567_89ab, n));
-    (0..300).step_by(2).for_each(|n| b.remove(0xabcd_0123_4567_89ab, n));
-    (0..300).for_each(|n| b.check(0xabcd_0123_4567_89ab, n));
+    (0..names).for_each(|n| b.insert(hash, n));
+    (0..names).for_each(|n| b.check(hash, n));
+    (0..names).step_by(2).for_each(|n| b.remove(hash, n));
+    (0..names).for_each(|n| b.check(hash, n));
 }
