@@ -2,14 +2,18 @@
 //!
 //! `cargo run --release -p engine --example shard_reads [keys] [value-bytes] [outstanding]`
 //! Defaults: 1,000 keys of 100 bytes, 100 requests per segment, 50 connections in turn. Also shown: the same with
-//! one write (answered in one batch per round) before every tenth read.
+//! every tenth request a write (answered in one batch per round), and what a change costs that 1,000 connections
+//! watch. Counted is time on the processor.
 
 use engine::ids::{Attach, ConnId, SessionId, ShardId, Zxid};
 use engine::limits::Limits;
-use engine::msg::{Act, ChangeBatch, CoreLink, Span, Step, Target, ToCore};
-use engine::proto::{Acl, ConnectRequest, Op, PathWatch, RequestHeader, SetDataRequest, put_frame};
+use engine::msg::{Act, Change, ChangeBatch, CoreLink, Span, Step, Target, ToCore};
+use engine::proto::{
+    Acl, ConnectRequest, EventKind, Op, PathWatch, RequestHeader, SetDataRequest, put_frame,
+};
 use engine::shard::{Admission, Shard};
 use engine::time::{MonoMs, Now, WallMs};
+use engine::tree::Writer;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering::Relaxed};
@@ -180,5 +184,35 @@ fn main() {
             bytes as f64 / seconds / 1e6,
         );
     }
-    println!("{:?}", shard.stats().latency);
+    fan_out(&mut shard, &mut writer, &mut link, now, zxid);
+}
+
+/// One change that 1,000 connections watch: from the batch to their frames.
+fn fan_out(shard: &mut Shard, writer: &mut Writer, link: &mut Link, now: Now, mut zxid: u64) {
+    const WATCHERS: usize = 1_000;
+    const ROUNDS: usize = 1_000;
+    let path = "/key-000000000";
+    let conns: Vec<_> = (0..WATCHERS).map(|_| connect(shard, link, now, Zxid(zxid))).collect();
+    let mut watch = vec![];
+    request(&mut watch, 1, Op::GetData, |out| PathWatch { path: path.into(), watch: true }.encode(out));
+    let mut seconds = 0.0;
+    for _ in 0..ROUNDS {
+        shard.begin_turn();
+        conns.iter().for_each(|c| shard.input(*c, &watch, now, link));
+        flush(shard, now);
+        zxid += 1;
+        let mut batch = ChangeBatch::default();
+        let span = batch.put(|out| out.extend_from_slice(path.as_bytes()));
+        let path_hash = writer.latest().hash(path).0;
+        let (kind, acl, parent_acl) = (EventKind::NodeDataChanged, None, None);
+        batch.changes.push(Change { kind, path: span, path_hash, parent_hash: 0, acl, parent_acl });
+        let changes = Span { start: 0, end: 1 };
+        batch.steps.push(Step { zxid: Some(Zxid(zxid)), changes, target: Target::None });
+        writer.publish(Zxid(zxid));
+        let from = cpu_seconds();
+        shard.consume(&batch, now, link);
+        flush(shard, now);
+        seconds += cpu_seconds() - from;
+    }
+    println!("one change, {WATCHERS} watchers: {:.0} us", seconds * 1e6 / ROUNDS as f64);
 }
