@@ -50,6 +50,9 @@ enum Slot {
     Gone,
 }
 
+/// A path, and what the overlay said of it before.
+type Replaced = (Arc<str>, Option<(Zxid, Slot)>);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
@@ -57,7 +60,7 @@ pub(super) struct Overlay {
     /// Which paths each transaction in flight changed, oldest first.
     order: VecDeque<(Zxid, Arc<str>)>,
     /// What the transaction being prepared replaced, so that it can be taken back.
-    undo: Vec<(Arc<str>, Option<(Zxid, Slot)>)>,
+    undo: Vec<Replaced>,
     /// The tree digest after everything proposed, this transaction included.
     digest: u64,
     digest_before: u64,

@@ -170,6 +170,10 @@ impl Core {
             // Somebody has to pass first, and nobody rings for that.
             until = until.min(MonoMs(now.0 + 5));
         }
-        Duration::from_millis(until.since(now))
+        let limit = Duration::from_millis(until.since(now));
+        match self.journal.waits_for_company() {
+            Duration::ZERO => limit,
+            wait => limit.min(wait),
+        }
     }
 }

@@ -16,7 +16,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use wal::{Group, Log, Position, WalError};
 
 /// What a finished group tells.
@@ -46,6 +46,10 @@ pub struct Journal {
     in_flight: Option<Flight>,
     durability: Durability,
     group_max: usize,
+    /// How long an idle log waits for company.
+    group_wait: Duration,
+    /// When the first record of `filling` came, where that matters.
+    opened: Option<Instant>,
     failed: Option<WalError>,
     reader: wal::Reader,
     stats: SyncStats,
@@ -72,10 +76,19 @@ pub struct SyncStats {
 impl Journal {
     /// Takes over an open log. `wake` ends the core's sleep when a group is finished, unless there is a
     /// [`Journal::completion_fd`].
-    pub fn new(mut log: Log, profile: &Profile, wake: Arc<dyn Wake>) -> std::io::Result<Journal> {
+    ///
+    /// # Errors
+    /// The profile wants io_uring and the system refuses it, or there is no thread to be had.
+    pub fn new(mut log: Log, profile: &Profile, wake: Arc<dyn Wake>) -> anyhow::Result<Journal> {
         let group_max = profile.group_max_bytes as usize;
         let reader = log.reader();
         let submit = profile.wal_async != WalAsync::Thread && log.enable_submit().is_some();
+        if profile.wal_async == WalAsync::Uring && !submit {
+            anyhow::bail!(
+                "the profile says wal_async = \"uring\", but this system refuses io_uring or direct I/O for the log; \
+                 use \"auto\" or \"thread\""
+            );
+        }
         let writer = if submit { Writer::Submit(Box::new(log)) } else { spawn(log, wake)? };
         Ok(Journal {
             writer,
@@ -85,6 +98,8 @@ impl Journal {
             in_flight: None,
             durability: profile.durability,
             group_max,
+            group_wait: Duration::from_micros(profile.group_wait_us.into()),
+            opened: None,
             failed: None,
             reader,
             stats: SyncStats::default(),
@@ -120,6 +135,10 @@ impl Journal {
         if self.in_flight.is_some() || self.filling.is_empty() || self.failed.is_some() {
             return;
         }
+        if self.waits_for_company() > Duration::ZERO {
+            return;
+        }
+        self.opened = None;
         let next = self.spare.pop().unwrap_or_else(|| Group::new(self.group_max));
         let group = std::mem::replace(&mut self.filling, next);
         let records = u64::from(group.records());
@@ -134,6 +153,14 @@ impl Journal {
                 // The thread ends only when this side is dropped, or after it has reported an error.
                 let _gone = to.send(group);
             }
+        }
+    }
+
+    /// How long the open group still waits for more before it is written.
+    pub fn waits_for_company(&self) -> Duration {
+        match self.opened {
+            Some(at) if !self.filling.is_full() => self.group_wait.saturating_sub(at.elapsed()),
+            _ => Duration::ZERO,
         }
     }
 
@@ -194,6 +221,7 @@ impl Journal {
 
     /// Makes everything durable and ends the log cleanly.
     pub fn close(mut self) -> Result<(), WalError> {
+        self.group_wait = Duration::ZERO;
         while self.failed.is_none() && !self.is_idle() {
             self.kick();
             let finished = match &mut self.writer {
@@ -230,6 +258,9 @@ impl Persistence for Journal {
         match self.filling.push_slice(txn) {
             Ok(()) => {
                 self.last = ticket;
+                if !self.group_wait.is_zero() && self.opened.is_none() {
+                    self.opened = Some(Instant::now());
+                }
                 self.stats.bytes += txn.len() as u64;
             }
             Err(e) => self.failed = Some(e),
