@@ -1,7 +1,7 @@
 //! The thinnest whole path: connect, write, read, restart.
 
-use engine::proto::*;
 use engine::ids::{SessionId, Zxid};
+use engine::proto::*;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 

@@ -44,6 +44,11 @@ pub(super) fn shared_acl(node: &NodeView<'_>) -> Option<Arc<[Acl]>> {
     (node.acl_id() != AclId::OPEN).then(|| node.acl().clone())
 }
 
+/// The root has two names, and must have one record.
+fn key_of(path: &str) -> &str {
+    if path == "/" { "" } else { path }
+}
+
 #[derive(Clone, Debug)]
 enum Slot {
     Here(Rec),
@@ -79,7 +84,7 @@ impl Overlay {
 
     /// The node at `path` after everything proposed so far.
     pub fn get(&self, db: &Database, path: &str) -> Option<Rec> {
-        match self.slots.get(path) {
+        match self.slots.get(key_of(path)) {
             Some((_, Slot::Here(rec))) => Some(rec.clone()),
             Some((_, Slot::Gone)) => None,
             None => db.tree.latest().get(path).map(|n| Rec::of(&n)),
@@ -144,6 +149,7 @@ impl Overlay {
     }
 
     fn put(&mut self, zxid: Zxid, path: &str, slot: Slot) {
+        let path = key_of(path);
         let key: Arc<str> = match self.slots.get_key_value(path) {
             Some((k, _)) => k.clone(),
             None => path.into(),
@@ -178,12 +184,12 @@ impl Overlay {
         }
     }
 
-    /// Ephemerals of `owner` that proposals in flight added (`true`) or removed, in order.
+    /// Paths that proposals in flight touch, and whether an ephemeral of `owner` is there after them.
     pub fn ephemerals_in_flight(&self, owner: i64) -> impl Iterator<Item = (&Arc<str>, bool)> + '_ {
-        self.slots.iter().filter_map(move |(path, (_, slot))| match slot {
-            Slot::Here(rec) if rec.stat.ephemeral_owner == owner => Some((path, true)),
-            Slot::Here(_) => None,
-            Slot::Gone => Some((path, false)),
+        // A node that is there with another owner is another node: the session's own one is gone.
+        self.slots.iter().map(move |(path, (_, slot))| match slot {
+            Slot::Here(rec) => (path, rec.stat.ephemeral_owner == owner),
+            Slot::Gone => (path, false),
         })
     }
 
