@@ -26,7 +26,7 @@ fn directory() -> PathBuf {
 
 fn unhex(s: &str) -> Vec<u8> {
     let digits: Vec<u8> = s.bytes().filter(|b| *b != b' ').collect();
-    assert!(digits.len() % 2 == 0, "half a byte in {s}");
+    assert!(digits.len().is_multiple_of(2), "half a byte in {s}");
     let nibble = |b: u8| char::from(b).to_digit(16).expect("hexadecimal digits") as u8;
     digits.chunks(2).map(|d| nibble(d[0]) << 4 | nibble(d[1])).collect()
 }
@@ -52,7 +52,7 @@ fn frames(name: &str) -> Vec<Golden> {
 }
 
 /// The payload of a frame whose length must fit.
-fn payload<'a>(g: &'a Golden) -> &'a [u8] {
+fn payload(g: &Golden) -> &[u8] {
     let mut d = Decoder::new(&g.frame);
     let n = d.int().expect("a length");
     assert_eq!(n as usize, d.rest().len(), "{}: frame length", g.place);
