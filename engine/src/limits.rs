@@ -32,6 +32,8 @@ pub struct Limits {
     pub skip_acl: bool,
     /// `extendedTypesEnabled`: TTL nodes.
     pub extended_types: bool,
+    /// `reconfigEnabled`: a lone server then says that it cannot, instead of that it may not.
+    pub reconfig_enabled: bool,
     /// `enforceQuota`: hard limits reject.
     pub enforce_quota: bool,
     /// `zookeeper.DigestAuthenticationProvider.superDigest`, `user:base64(sha1(user:password))`.
@@ -65,6 +67,7 @@ impl Default for Limits {
             shard_out_limit_bytes: 1 << 30,
             skip_acl: false,
             extended_types: false,
+            reconfig_enabled: false,
             enforce_quota: false,
             super_digest: None,
             digest: true,

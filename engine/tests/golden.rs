@@ -145,7 +145,7 @@ fn request(op: Op, d: &mut Decoder<'_>, text: &mut String, out: &mut Vec<u8>) ->
         }
         Op::Auth => {
             let r = AuthPacket::decode(d)?;
-            write!(text, "scheme={} auth={}", r.scheme, hexed(Some(r.auth))).unwrap();
+            write!(text, "scheme={} auth={}", r.scheme.as_deref().unwrap(), hexed(r.auth)).unwrap();
             r.encode(out);
         }
         Op::SetWatches | Op::SetWatches2 => set_watches(op, d, text, out)?,

@@ -410,9 +410,16 @@ fn someone_who_never_stops_talking_is_cut_off<R: Reactor>(reactor: R) {
     let mut b = Bench::new(reactor);
     let mut peer = b.connect(0);
     b.reactor.close(Token(0), Close::Flushed);
-    let talker = thread::spawn(move || while peer.write_all(&[0; 65_536]).is_ok() {});
+    let talker = thread::spawn(move || {
+        let mut said = 0;
+        while let Ok(n) = peer.write(&[0; 65_536]) {
+            said += n;
+        }
+        said
+    });
     b.until("the talker is cut off", |_, _| talker.is_finished().then_some(()));
-    talker.join().unwrap();
+    let said = talker.join().unwrap();
+    assert!(said < 64 << 20, "listened to {said} bytes of a closed connection");
 }
 
 /// More closed connections than may linger: the oldest go, nothing breaks.
@@ -425,10 +432,17 @@ fn lingering_is_bounded<R: Reactor>(reactor: R) {
             peer
         })
         .collect();
-    for mut peer in peers {
+    b.poll(Some(Duration::ZERO));
+    b.poll(Some(Duration::ZERO));
+    for mut peer in &peers {
         assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0, "each sees the end");
     }
-    b.poll(Some(Duration::ZERO));
+    // Nobody listens to the oldest any more: the first byte is answered with a reset, so the second fails.
+    let mut oldest = &peers[0];
+    assert!(
+        oldest.write_all(b"x").and_then(|()| oldest.write_all(b"x")).is_err(),
+        "the oldest still lingers"
+    );
 }
 
 fn closing_now_closes<R: Reactor>(reactor: R) {

@@ -151,7 +151,8 @@ impl Prep {
             Op::CreateSession => Ok(TxnBody::CreateSession { timeout_ms: d.int()? }),
             Op::CloseSession => Ok(self.close_session(cx)),
             Op::DeleteContainer => self.delete_container(cx, d.string_not_null()?),
-            // A lone server has nothing to reconfigure (fact sheet 11).
+            // A lone server has nothing to reconfigure (fact sheet 3.6, 11).
+            Op::Reconfig if cx.limits.reconfig_enabled => Err(Code::UNIMPLEMENTED),
             Op::Reconfig => Err(Code::RECONFIGDISABLED),
             op => self.one(cx, op, &mut d),
         }
@@ -370,9 +371,21 @@ impl Prep {
         }
         let Some((limits, usage)) = cx.db.quota_over(path) else { return Ok(()) };
         let Track { count_hard, bytes_hard, .. } = limits;
-        let over_count = count_hard > -1 && count > 0 && usage.count + count > count_hard;
-        let over_bytes = bytes_hard > -1 && bytes > 0 && usage.bytes + bytes > bytes_hard;
+        let over_count = count_hard > -1 && usage.count + count > count_hard;
+        let over_bytes = bytes_hard > -1 && usage.bytes + bytes > bytes_hard;
         if over_count || over_bytes { Err(Code::QUOTAEXCEEDED) } else { Ok(()) }
+    }
+}
+
+/// In a multi the flags say what a create makes; the opcode only says whether there is a ttl, and whether the reply
+/// has a Stat.
+fn create_in_multi(op: Op, flags: i32) -> Result<Op, Code> {
+    match flags {
+        4 => Ok(Op::CreateContainer),
+        5 | 6 if op == Op::CreateTtl => Ok(op),
+        5 | 6 => Err(Code::MARSHALLINGERROR),
+        _ if op == Op::Create2 => Ok(op),
+        _ => Ok(Op::Create),
     }
 }
 
@@ -383,11 +396,11 @@ fn decode_multi<'a>(d: &mut Decoder<'a>) -> Result<Vec<(Op, Decoder<'a>)>, Code>
         if header.done {
             return Ok(ops);
         }
-        let op = Op::from_wire(header.op).ok_or(Code::MARSHALLINGERROR)?;
+        let mut op = Op::from_wire(header.op).ok_or(Code::MARSHALLINGERROR)?;
         let item = d.clone();
         match op {
             Op::Create | Op::Create2 | Op::CreateContainer | Op::CreateTtl => {
-                CreateRequest::decode(op, d)?;
+                op = create_in_multi(op, CreateRequest::decode(op, d)?.flags)?;
             }
             Op::Delete | Op::Check => {
                 PathVersion::decode(d)?;

@@ -317,6 +317,27 @@ impl<'a> PathKind<'a> {
     }
 }
 
+/// reconfig: either a change of members, or the whole list of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReconfigRequest<'a> {
+    pub joining: Option<Cow<'a, str>>,
+    pub leaving: Option<Cow<'a, str>>,
+    pub members: Option<Cow<'a, str>>,
+    /// The version that the configuration must have now; -1: any.
+    pub version: i64,
+}
+
+impl<'a> ReconfigRequest<'a> {
+    pub fn decode(d: &mut Decoder<'a>) -> Decoded<Self> {
+        Ok(ReconfigRequest {
+            joining: d.string()?,
+            leaving: d.string()?,
+            members: d.string()?,
+            version: d.long()?,
+        })
+    }
+}
+
 /// setWatches and setWatches2.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SetWatches<'a> {
@@ -343,19 +364,21 @@ impl<'a> SetWatches<'a> {
 /// An auth packet; the leading type word is ignored, as in ZooKeeper.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AuthPacket<'a> {
-    pub scheme: Cow<'a, str>,
-    pub auth: &'a [u8],
+    /// Null names no scheme.
+    pub scheme: Option<Cow<'a, str>>,
+    /// Null proves nothing.
+    pub auth: Option<&'a [u8]>,
 }
 
 impl<'a> AuthPacket<'a> {
     pub fn decode(d: &mut Decoder<'a>) -> Decoded<Self> {
         d.int()?;
-        Ok(AuthPacket { scheme: d.string_not_null()?, auth: d.buffer()?.unwrap_or_default() })
+        Ok(AuthPacket { scheme: d.string()?, auth: d.buffer()? })
     }
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_int(0);
-        out.put_string(&self.scheme);
-        out.put_buffer(Some(self.auth));
+        out.put_buffer(self.scheme.as_ref().map(|s| s.as_bytes()));
+        out.put_buffer(self.auth);
     }
 }
 

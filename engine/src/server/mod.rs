@@ -14,7 +14,7 @@ use crate::ids::{ConnId, SessionId, Ticket, Zxid};
 use crate::limits::Limits;
 use crate::msg::{Act, Activity, ChangeBatch, Connect, Request, Span, Step, Target, ToCore};
 use crate::pipeline::{Ask, Database, Notice, Origin, Prep};
-use crate::proto::{Decoder, Encode, Op};
+use crate::proto::{Decoder, Encode, Op, ReconfigRequest};
 use crate::session::{Standing, Tracker, first_id, password};
 use crate::time::{MonoMs, Now};
 use crate::zab::{Persistence, Solo};
@@ -142,6 +142,10 @@ impl Server {
         match r.op {
             Op::Sync => self.sync(&r),
             Op::GetEphemerals => self.get_ephemerals(&r),
+            // The one write whose record is read before it is given a zxid.
+            Op::Reconfig if ReconfigRequest::decode(&mut Decoder::new(&r.body)).is_err() => {
+                self.malformed(r.conn);
+            }
             op => {
                 if op == Op::CloseSession {
                     self.tracker.close(r.session);
@@ -161,8 +165,9 @@ impl Server {
 
     /// Answered in its place behind what was accepted before; the path comes back as it was sent.
     fn sync(&mut self, r: &Request) {
-        let (err, body) = match Decoder::new(&r.body).string() {
-            Ok(_) => (Code::OK, r.body.to_vec()),
+        let mut rest = Decoder::new(&r.body);
+        let (err, body) = match rest.string() {
+            Ok(_) => (Code::OK, r.body[..r.body.len() - rest.rest().len()].to_vec()),
             Err(_) => (Code::MARSHALLINGERROR, Vec::new()),
         };
         self.control_with(Target::Conn(r.conn, Act::Reply { err, body: Span::default() }), body);
@@ -174,11 +179,14 @@ impl Server {
                 let prefix = prefix.unwrap_or_default().into_owned();
                 self.queue.push_back(Item::Ephemerals { conn: r.conn, session: r.session, prefix });
             }
-            Err(_) => {
-                let act = Act::Reply { err: Code::MARSHALLINGERROR, body: Span::default() };
-                self.control_with(Target::Conn(r.conn, act), Vec::new());
-            }
+            Err(_) => self.malformed(r.conn),
         }
+    }
+
+    /// Answered in its place, at no zxid.
+    fn malformed(&mut self, conn: ConnId) {
+        let act = Act::Reply { err: Code::MARSHALLINGERROR, body: Span::default() };
+        self.control(Target::Conn(conn, act));
     }
 
     fn connect(&mut self, c: Connect, now: Now, out: &mut dyn Persistence) {

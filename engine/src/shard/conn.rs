@@ -109,6 +109,8 @@ pub(super) struct Conn {
     pub read_only_byte: bool,
     /// closeSession was handed over: nothing that follows is looked at.
     pub ending: bool,
+    /// The socket took less than was offered: the next write waits until the reactor says that it takes more.
+    pub stalled: bool,
     /// In the shard's list of that name.
     pub dirty: bool,
     pub ready: bool,
@@ -147,6 +149,7 @@ impl Conn {
             blocked: Blocked::No,
             read_only_byte: false,
             ending: false,
+            stalled: false,
             dirty: false,
             ready: false,
             heard: false,

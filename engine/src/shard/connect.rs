@@ -142,6 +142,7 @@ impl Shard {
         let read_only = c.read_only_byte.then_some(false);
         (c.phase, c.session, c.attach, c.timeout_ms) = (Phase::Attached, session, attach, timeout_ms);
         c.blocked = Blocked::No;
+        c.counters.last_cxid = 0;
         self.sessions += 1;
         self.spares.lend(&mut c.out);
         put_frame(&mut c.out, |out| {

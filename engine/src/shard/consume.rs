@@ -10,7 +10,7 @@ use crate::error::Code;
 use crate::ids::Zxid;
 use crate::msg::{Act, Change, ChangeBatch, CoreLink, Span, Step, Target, ToCore};
 use crate::path;
-use crate::proto::{Encode, ReplyHeader, WatcherEvent, perm, put_frame, xid};
+use crate::proto::{Encode, Op, ReplyHeader, WatcherEvent, perm, put_frame, xid};
 use crate::time::Now;
 
 impl Shard {
@@ -108,7 +108,9 @@ impl Shard {
         c.out.extend_from_slice(body);
         self.stats.writes += 1;
         let latency_ms = super::stats::ms_since(since_ms, now);
-        self.stats.answered(c, (xid, op), 1, latency_ms, self.h, now);
+        // What failed shows as no operation in `cons`: its transaction is an error, whatever it asked for.
+        let shown = if err == Code::OK { op } else { Op::Error };
+        self.stats.answered(c, (xid, shown), 1, latency_ms, self.h, now);
     }
 
     fn act_for_all(&mut self, act: &Act, core: &mut impl CoreLink) {

@@ -368,7 +368,10 @@ impl Shard {
         };
         let super_digest = self.limits.super_digest.as_deref();
         let c = &mut self.conns[slot];
-        match acl::authenticate(super_digest, c.peer.ip(), &packet.scheme, packet.auth) {
+        let shown = packet.scheme.as_deref().zip(packet.auth);
+        match shown.map_or(Err(Code::AUTHFAILED), |(scheme, auth)| {
+            acl::authenticate(super_digest, c.peer.ip(), scheme, auth)
+        }) {
             Ok(new) => {
                 let new: Vec<_> = new.into_iter().filter(|id| !c.ids.contains(id)).collect();
                 if !new.is_empty() {

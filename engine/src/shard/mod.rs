@@ -353,13 +353,15 @@ impl Shard {
         }
     }
 
-    /// The socket took `n` of them.
+    /// The socket took `n` of them. Less than all: `next_dirty` passes the connection over until the reactor finds the
+    /// socket writable, and `output` is offered again.
     pub fn wrote(&mut self, id: ConnId, n: usize, now: Now) {
         let Some(slot) = self.conns.resolve(id) else { return };
         self.stats.bytes_sent += n as u64;
         let c = &mut self.conns[slot];
         c.sent += n;
         debug_assert!(c.sent <= c.out.len());
+        c.stalled = c.unsent() > 0;
         if c.unsent() == 0 {
             c.sent = 0;
             c.out.clear();
@@ -470,7 +472,7 @@ impl Shard {
             c.keeping = keeps;
             self.keeping = if keeps { self.keeping + 1 } else { self.keeping - 1 };
         }
-        if c.unsent() > 0 && !c.dirty {
+        if c.unsent() > 0 && !c.dirty && !c.stalled {
             c.dirty = true;
             self.lists.dirty.push(id);
         }

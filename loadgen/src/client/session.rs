@@ -265,7 +265,7 @@ fn finish(opening: &Opening, mut stream: TcpStream) -> anyhow::Result<(TcpStream
         put_frame(&mut out, |out| {
             RequestHeader { xid: xid::AUTH, op: Op::Auth.wire() }.encode(out);
             let auth = credential.secret.as_bytes();
-            AuthPacket { scheme: Cow::Borrowed(&credential.scheme), auth }.encode(out);
+            AuthPacket { scheme: Some(Cow::Borrowed(&credential.scheme)), auth: Some(auth) }.encode(out);
         });
         stream.write_all(&out)?;
         let frame = read_frame(&mut stream, OPEN_FRAME_MAX)?;

@@ -50,8 +50,6 @@ struct Conn {
     writable: bool,
     /// The kernel announced an end or an error behind the bytes that wait.
     end_announced: bool,
-    /// The kernel announced an error, or that both directions have ended.
-    broken: bool,
     wants_read: bool,
     wants_write: bool,
 }
@@ -165,7 +163,6 @@ impl MioReactor {
                 CONN => {
                     let Some(conn) = self.slots[number].conn.as_mut() else { continue };
                     let broken = event.is_error() || (event.is_read_closed() && event.is_write_closed());
-                    conn.broken |= broken;
                     conn.end_announced |= broken || event.is_read_closed();
                     conn.readable |= broken || event.is_readable() || event.is_read_closed();
                     conn.writable |= broken || event.is_writable();
@@ -256,7 +253,6 @@ impl Reactor for MioReactor {
             readable: false, // registering reports what is there already
             writable: true,
             end_announced: false,
-            broken: false,
             wants_read: true,
             wants_write: false,
         });
@@ -272,7 +268,6 @@ impl Reactor for MioReactor {
                     conn.readable = false; // told once; an error behind it is a new edge
                     // A reset behind the end reads as the end again: only the socket's error tells them apart.
                     return match conn.stream.take_error() {
-                        Ok(None) if conn.broken => Err(io::ErrorKind::ConnectionReset.into()),
                         Ok(None) => Ok(Received::End),
                         Ok(Some(e)) | Err(e) => Err(e),
                     };
