@@ -7,10 +7,11 @@
 //! - one ring is FIFO, reserved messages included;
 //! - a message is visible to the other side by one Release store, read by one Acquire load;
 //! - a batch is freed by its publisher alone, and only when every subscriber has passed it;
-//! - a thread that announced its sleep is woken by whoever adds work after it looked ([`sleep`]).
+//! - a thread that announced its sleep is woken by whoever adds work after it looked ([`Sleeper`]).
 //!
 //! This module is one of the islands in which unsafe code is allowed. It is shown right by loom
-//! (`RUSTFLAGS="--cfg loom" cargo test -p net --release --lib ring::`) and by stress tests on rings of one slot.
+//! (`RUSTFLAGS="--cfg loom" cargo test -p net --release --lib ring::`) and by stress tests on rings of one slot, which
+//! also run under Miri (`cargo +nightly miri test -p net --lib ring::`).
 #![allow(unsafe_code)]
 
 mod changes;
