@@ -2,10 +2,11 @@
 //!
 //! Not here: the reactors themselves.
 //!
-//! `auto` takes mio. Measured on 2026-11-21 (Linux 6.18, 2 shared CPUs, echo over loopback, CPU time of the server's
-//! thread per request, mio against io_uring): 8 connections x 1 outstanding 5.7 and 5.9 us, 50 x 1 6.0 and 5.3 us,
-//! 50 x 100 of 40 bytes 0.10 and 0.08 us, 50 x 100 with 1,100-byte replies 0.25 and 0.26 us. The kernel's TCP path
-//! outweighs the system calls that are saved; where that differs, a profile says `io_uring`.
+//! `auto` takes mio. Measured on 2026-11-21 (Linux 6.18, 2 virtual CPUs, echo over loopback with the client beside it,
+//! CPU time of the server's thread per request, best of three, mio against io_uring): 8 connections x 1 outstanding
+//! 5.4 and 5.5 us; 50 x 1 5.3 and 5.2 us; 50 x 100 of 40 bytes 0.09 and 0.08 us; 50 x 100 with 1,100-byte replies 0.26
+//! and 0.23 us; with 1,100-byte requests 0.19 and 0.19 us. Runs of one reactor differ by more than that. The kernel's TCP
+//! path outweighs the system calls that are saved; where that is not so, a profile says `io_uring`.
 
 use super::{
     Close, Event, Incoming, Listener, ListenerId, MioReactor, Reactor, Received, SignalId, Token,
