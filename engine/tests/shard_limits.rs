@@ -565,3 +565,45 @@ fn the_core_can_ask_for_connections_and_watches() {
     assert_eq!(parts[1].watches, [(SessionId(100), vec!["/x".to_owned()])]);
     assert_eq!((parts[3].connections[0].received, parts[3].connections[0].last_op), (0, "NA"));
 }
+
+/// The driver writes in a loop until no connection is dirty: one that a client does not read must drop out of it.
+#[test]
+fn a_socket_that_took_less_is_passed_over_until_it_takes_all() {
+    let mut w = World::new();
+    w.other_now(Op::Create, "/a", &[b'0'; 1_000]);
+    let (c, d) = (w.connect(), w.connect());
+    w.input(c, &get(1, "/a", true));
+    assert_eq!(w.shard.next_dirty(), Some(c));
+    w.flush_one(c, 10);
+    assert_eq!(w.shard.next_dirty(), None, "the socket is full");
+    // Whatever is queued for it meanwhile: a reply, an event, the reply to a write.
+    w.input(c, &get(2, "/a", false));
+    assert_eq!(w.shard.next_dirty(), None);
+    w.other_now(Op::SetData, "/a", &[b'1'; 1_000]);
+    assert_eq!(w.shard.next_dirty(), None);
+    w.input(c, &set(3, "/a", b"2"));
+    w.run();
+    assert_eq!(w.shard.next_dirty(), None);
+    // Others are served in the meantime.
+    w.input(d, &get(1, "/a", false));
+    assert_eq!(w.shard.next_dirty(), Some(d));
+    w.flush_one(d, usize::MAX);
+    assert_eq!(w.frames(d)[0].text(), "2");
+    // The reactor finds room, but not enough.
+    w.flush_one(c, 500);
+    assert_eq!(w.shard.next_dirty(), None);
+    w.input(c, &get(4, "/a", false));
+    assert_eq!(w.shard.next_dirty(), None);
+    // Then for everything: it is all offered, in order.
+    w.flush_one(c, usize::MAX);
+    assert!(w.shard.output(c).is_empty());
+    assert_eq!(w.shard.next_dirty(), None);
+    let got = w.frames(c);
+    assert_eq!(xids(&got), [1, 2, -1, 3, 4]);
+    assert_eq!((got[1].text().len(), got[4].text()), (1_000, "2".into()));
+    // From here on it is one like the others.
+    w.input(c, &get(5, "/a", false));
+    assert_eq!(w.shard.next_dirty(), Some(c));
+    w.flush_one(c, usize::MAX);
+    assert_eq!(xids(&w.frames(c)), [5]);
+}
