@@ -19,8 +19,8 @@ pub struct Limits {
     pub max_connections: u32,
     /// A connection without a session is closed after this, ms (`sessionlessCnxnTimeout`).
     pub sessionless_timeout_ms: u32,
-    /// Writes in flight over all shards before connections that have one are no longer read
-    /// (`globalOutstandingLimit`); at least 1.
+    /// Writes in flight over all shards above which a connection is no longer read once it has its share of them in
+    /// flight: the limit divided by the sessions of its shard, at least one (`globalOutstandingLimit`). At least 1.
     pub outstanding_writes: usize,
     /// Unsent bytes above which a connection is neither read nor answered.
     pub conn_soft_limit_bytes: usize,

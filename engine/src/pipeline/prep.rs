@@ -384,7 +384,7 @@ fn create_in_multi(op: Op, flags: i32) -> Result<Op, Code> {
         4 => Ok(Op::CreateContainer),
         5 | 6 if op == Op::CreateTtl => Ok(op),
         5 | 6 => Err(Code::MARSHALLINGERROR),
-        _ if op == Op::Create2 => Ok(op),
+        _ if matches!(op, Op::Create2 | Op::CreateContainer) => Ok(op),
         _ => Ok(Op::Create),
     }
 }

@@ -324,7 +324,10 @@ impl Shard {
     ) -> bool {
         let id = self.conns.id(slot);
         let c = &mut self.conns[slot];
-        if c.writes() > 0 && self.admission.writes() >= self.limits.outstanding_writes {
+        // Over the limit every connection still has its share of it: otherwise those whose replies come first would
+        // take all the room again and again, and others would wait for hundreds of groups.
+        let share = (self.limits.outstanding_writes / self.sessions.max(1)).max(1);
+        if c.writes() as usize >= share && self.admission.writes() >= self.limits.outstanding_writes {
             self.block(slot, Blocked::Behind);
             return false;
         }
