@@ -148,7 +148,7 @@ fn answer(request: &[u8], stream: &mut TcpStream, shared: &Shared) -> std::io::R
         notify(&d.string_not_null().expect("a path"), shared)?;
     } else if op == Op::Auth {
         let auth = AuthPacket::decode(&mut d).expect("an auth packet");
-        seen.auths.lock().unwrap().push((auth.scheme.into_owned(), auth.auth.to_vec()));
+        seen.auths.lock().unwrap().push((auth.scheme.unwrap().into_owned(), auth.auth.unwrap().to_vec()));
     }
     let refused = shared.manners.refuse.filter(|(which, _)| *which == op).map(|(_, code)| code);
     stream.write_all(&reply(header, op, refused.unwrap_or(Code::OK)))?;

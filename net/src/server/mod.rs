@@ -18,7 +18,7 @@ mod storage;
 use self::core::{Core, Peer};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::reactor::{ListenAddr, ListenOptions, Listener, MioReactor, Reactor, listen};
+use crate::reactor::{AnyReactor, ListenAddr, ListenOptions, Listener, Reactor, listen};
 use crate::ring::{self, Bell};
 use anyhow::{Context, Result, bail};
 use desk::{Desk, StartFigures};
@@ -214,11 +214,12 @@ impl Parts<'_> {
         let h = recovered.db.last();
         let (publisher, subscribers) =
             ring::changes::<ChangeBatch>(self.profile.change_ring_entries as usize, shards);
-        let core_reactor = if self.layout.core_with_shard { None } else { Some(MioReactor::new()?) };
+        let core_reactor =
+            if self.layout.core_with_shard { None } else { Some(AnyReactor::open(self.profile.reactor)?) };
         let mut seats = Vec::new();
         let (mut peers, mut bells) = (Vec::new(), Vec::new());
         for (number, (listeners, changes)) in listeners.into_iter().zip(subscribers).enumerate() {
-            let mut reactor = MioReactor::new()?;
+            let mut reactor = AnyReactor::open(self.profile.reactor)?;
             for l in listeners {
                 reactor.add_listener(l)?;
             }
@@ -288,9 +289,9 @@ impl Parts<'_> {
     /// Starts the threads. A shard that shares its thread with the core rings nobody.
     fn launch(
         &self,
-        seats: Vec<(MioReactor, ring::Sleeper, ShardLoop)>,
+        seats: Vec<(AnyReactor, ring::Sleeper, ShardLoop)>,
         core: Core,
-        core_home: Option<(MioReactor, ring::Sleeper)>,
+        core_home: Option<(AnyReactor, ring::Sleeper)>,
         core_bell: Bell,
     ) -> Result<Vec<JoinHandle<()>>> {
         let mut core = Some(core);
@@ -312,11 +313,11 @@ impl Parts<'_> {
 
     fn looping(
         &self,
-        reactor: MioReactor,
+        reactor: AnyReactor,
         sleeper: ring::Sleeper,
         shard: Option<ShardLoop>,
         core: Option<Core>,
-    ) -> Loop<MioReactor> {
+    ) -> Loop<AnyReactor> {
         self.shared.add_waker(reactor.waker());
         Loop {
             reactor,
@@ -331,7 +332,7 @@ impl Parts<'_> {
     }
 
     /// `place`: which of the usable CPUs it is bound to, where the profile asks for that.
-    fn spawn(&self, name: String, place: usize, l: Loop<MioReactor>) -> Result<JoinHandle<()>> {
+    fn spawn(&self, name: String, place: usize, l: Loop<AnyReactor>) -> Result<JoinHandle<()>> {
         let pin = self.layout.pin;
         let shared = self.shared.clone();
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
