@@ -86,7 +86,7 @@ fn sample(name: &str) -> &'static str {
         "globalOutstandingLimit" => "5000",
         "jute.maxbuffer" => "0x200000",
         "4lw.commands.whitelist" => "ruok, mntr",
-        "readonlymode.enabled" | "enforceQuota" | "extendedTypesEnabled" => "true",
+        "readonlymode.enabled" | "enforceQuota" | "extendedTypesEnabled" | "reconfigEnabled" => "true",
         "skipACL" => "yes",
         "DigestAuthenticationProvider.superDigest" => "super:D/InIHSb7yEEbrWz8b9l71RjZJU=",
         "znode.container.checkIntervalMs" => "100",
