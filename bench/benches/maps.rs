@@ -11,7 +11,7 @@ use criterion::{
 };
 use engine::ids::Zxid;
 use engine::proto::Stat;
-use engine::tree::{PathHash, Reader, Writer};
+use engine::tree::{Handle, PathHash, Reader, Writer};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
@@ -75,27 +75,31 @@ trait Candidate: Sync {
     where
         Self: Sized;
     fn read<'a>(&self, r: &mut Self::Read, turn: impl Iterator<Item = &'a str>);
+    /// After the last turn for now: whoever idles may not make the writer keep history.
+    fn rest(&self, _: &mut Self::Read) {}
     fn write<'a>(&self, w: &mut Self::Write, turn: impl Iterator<Item = &'a str>);
 }
 
-struct Tree;
+struct Tree(Handle);
 
 impl Candidate for Tree {
     type Read = Reader;
     type Write = (Writer, u64);
     fn fill(paths: &[String]) -> (Self, Self::Read, Self::Write) {
         let (writer, handle, zxid) = forest(paths.len(), &VALUE);
-        let mut reader = handle.reader().expect("a slot");
-        reader.begin_turn(Zxid(zxid));
-        (Tree, reader, (writer, zxid))
+        let reader = handle.reader().expect("a slot");
+        (Tree(handle), reader, (writer, zxid))
     }
     fn read<'a>(&self, r: &mut Reader, turn: impl Iterator<Item = &'a str>) {
-        let h = r.begin_turn(Zxid::ZERO);
+        let h = r.begin_turn(self.0.published());
         let view = r.at(h);
         for path in turn {
             let node = view.get(path).expect("it is there");
             black_box((node.data().map(|d| d[99]), node.stat()));
         }
+    }
+    fn rest(&self, r: &mut Reader) {
+        r.rest();
     }
     fn write<'a>(&self, (w, zxid): &mut Self::Write, turn: impl Iterator<Item = &'a str>) {
         for path in turn {
@@ -178,6 +182,15 @@ impl Candidate for Locked {
     }
 }
 
+/// Ends the other thread's loop, also when this one panics.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
 fn draw<'a>(rng: &mut Rng, paths: &'a [String]) -> impl Iterator<Item = &'a str> {
@@ -192,6 +205,7 @@ fn candidate<M: Candidate>(group: &mut Group<'_>, name: &str, paths: &[String]) 
         let (map, read, _) = world.get_or_insert_with(|| M::fill(paths));
         let mut rng = Rng(1);
         b.iter(|| map.read(read, draw(&mut rng, paths)));
+        map.rest(read);
     });
     group.bench_function(at("read-beside-a-writer"), |b| {
         let mut world = world.borrow_mut();
@@ -206,10 +220,11 @@ fn candidate<M: Candidate>(group: &mut Group<'_>, name: &str, paths: &[String]) 
                         map.write(write, draw(&mut rng, paths));
                     }
                 });
+                let _ends_the_writer = Stop(&stop);
                 let (mut rng, from) = (Rng(1), Instant::now());
                 (0..iters).for_each(|_| map.read(read, draw(&mut rng, paths)));
                 let spent = from.elapsed();
-                stop.store(true, Relaxed);
+                map.rest(read);
                 spent
             })
         });
