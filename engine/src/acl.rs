@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sha1::{Digest as _, Sha1};
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Whether a connection that holds `ids` has one of the bits of `perm` under `acl`. An empty list allows everything,
@@ -54,8 +55,14 @@ fn grants(entry: &Id, ids: &[Id]) -> bool {
 /// used by a connection that has authenticated nobody.
 pub fn fix_up(ids: &[Id], acl: Vec<Acl>) -> Result<Vec<Acl>, Code> {
     let mut fixed = Vec::with_capacity(acl.len());
+    // Short lists are looked through; a frame full of entries must not cost their square.
+    let mut seen = (acl.len() > 16).then(HashSet::new);
     for (at, entry) in acl.iter().enumerate() {
-        if acl[..at].contains(entry) {
+        let again = match &mut seen {
+            Some(seen) => !seen.insert(entry),
+            None => acl[..at].contains(entry),
+        };
+        if again {
             continue;
         }
         match &*entry.id.scheme {

@@ -81,10 +81,15 @@ impl Tracker {
 
     /// A fresh id.
     pub fn next_id(&mut self) -> SessionId {
-        let id = self.next;
-        let after = id.0.wrapping_add(1);
-        self.next = SessionId(if after == FORBIDDEN { after + 1 } else { after });
-        id
+        loop {
+            let id = self.next;
+            let after = id.0.wrapping_add(1);
+            self.next = SessionId(if after == FORBIDDEN { after + 1 } else { after });
+            // A clock that was set back could lead to a session that was restored.
+            if !self.sessions.contains_key(&id) {
+                return id;
+            }
+        }
     }
 
     fn bucket_of(&self, now: MonoMs, timeout_ms: i32) -> u64 {

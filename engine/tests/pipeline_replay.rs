@@ -145,7 +145,7 @@ fn run(steps: &[Step], ahead: usize) -> (Vec<Box<[u8]>>, u64, Database) {
     let mut prep = Prep::new(&db, &limits);
     let mut all: Vec<Box<[u8]>> = Vec::new();
     let mut applied = 0;
-    let mut apply = |db: &mut Database, prep: &mut Prep, bytes: &[u8]| {
+    let apply = |db: &mut Database, prep: &mut Prep, bytes: &[u8]| {
         db.apply(bytes, Origin::Own, None, false).unwrap();
         prep.applied(db.last());
         db.tree.publish(db.last());

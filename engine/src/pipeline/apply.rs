@@ -60,6 +60,8 @@ pub struct Database {
     last: Zxid,
     sessions: HashMap<SessionId, i32>,
     ephemerals: HashMap<SessionId, HashSet<Arc<str>>>,
+    /// How many there are in all.
+    ephemeral_count: usize,
     containers: HashSet<Arc<str>>,
     ttls: HashSet<Arc<str>>,
     quotas: Quotas,
@@ -80,6 +82,7 @@ impl Database {
             last: Zxid::ZERO,
             sessions: HashMap::new(),
             ephemerals: HashMap::new(),
+            ephemeral_count: 0,
             containers: HashSet::new(),
             ttls: HashSet::new(),
             quotas: Quotas::default(),
@@ -130,6 +133,10 @@ impl Database {
     /// Paths of the ephemerals that a session owns.
     pub fn ephemerals(&self, session: SessionId) -> impl Iterator<Item = &Arc<str>> {
         self.ephemerals.get(&session).into_iter().flatten()
+    }
+    /// Ephemerals of all sessions.
+    pub fn ephemeral_count(&self) -> usize {
+        self.ephemeral_count
     }
     /// Every session that owns ephemerals, with their paths.
     pub fn ephemeral_owners(&self) -> impl Iterator<Item = (SessionId, &HashSet<Arc<str>>)> {
@@ -315,7 +322,8 @@ impl Database {
                 self.ttls.insert(at.into());
             }
             Kind::Ephemeral => {
-                self.ephemerals.entry(SessionId(owner)).or_default().insert(at.into());
+                let new = self.ephemerals.entry(SessionId(owner)).or_default().insert(at.into());
+                self.ephemeral_count += usize::from(new);
             }
         }
     }
@@ -327,7 +335,7 @@ impl Database {
         self.containers.remove(at);
         self.ttls.remove(at);
         if let Some(set) = self.ephemerals.get_mut(&SessionId(owner)) {
-            set.remove(at);
+            self.ephemeral_count -= usize::from(set.remove(at));
             if set.is_empty() {
                 self.ephemerals.remove(&SessionId(owner));
             }

@@ -7,8 +7,8 @@
 use crate::ids::Zxid;
 use crate::pipeline::Database;
 use crate::proto::Acl;
-use crate::tree::{AclId, NodeView, StatPersisted, digest};
-use std::collections::{HashMap, VecDeque};
+use crate::tree::{AclId, Kind, NodeView, StatPersisted, digest};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// A node as prep needs it.
@@ -55,6 +55,18 @@ enum Slot {
     Gone,
 }
 
+impl Slot {
+    fn ephemeral_owner(&self) -> Option<i64> {
+        match self {
+            Slot::Here(rec) => {
+                let owner = rec.stat.ephemeral_owner;
+                (Kind::of(owner) == Kind::Ephemeral).then_some(owner)
+            }
+            Slot::Gone => None,
+        }
+    }
+}
+
 /// A path, and what the overlay said of it before.
 type Replaced = (Arc<str>, Option<(Zxid, Slot)>);
 
@@ -62,6 +74,8 @@ type Replaced = (Arc<str>, Option<(Zxid, Slot)>);
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     slots: HashMap<Arc<str>, (Zxid, Slot)>,
+    /// Paths of slots that hold an ephemeral, by owner: what a closing session made a moment ago.
+    owned: HashMap<i64, HashSet<Arc<str>>>,
     /// Which paths each transaction in flight changed, oldest first.
     order: VecDeque<(Zxid, Arc<str>)>,
     /// What the transaction being prepared replaced, so that it can be taken back.
@@ -154,7 +168,12 @@ impl Overlay {
             Some((k, _)) => k.clone(),
             None => path.into(),
         };
-        let former = self.slots.insert(key.clone(), (zxid, slot));
+        let former = self.slots.remove(&key);
+        if let Some((_, was)) = &former {
+            self.index(&key, was, false);
+        }
+        self.index(&key, &slot, true);
+        self.slots.insert(key.clone(), (zxid, slot));
         self.undo.push((key, former));
     }
 
@@ -168,29 +187,53 @@ impl Overlay {
     pub fn undo(&mut self) {
         self.digest = self.digest_before;
         while let Some((path, former)) = self.undo.pop() {
-            match former {
-                Some(slot) => self.slots.insert(path, slot),
-                None => self.slots.remove(&path),
-            };
+            if let Some((_, slot)) = self.slots.remove(&path) {
+                self.index(&path, &slot, false);
+            }
+            if let Some(slot) = former {
+                self.index(&path, &slot.1, true);
+                self.slots.insert(path, slot);
+            }
         }
     }
 
     /// Everything up to `upto` is applied: its records are in the tree now.
     pub fn applied(&mut self, upto: Zxid) {
         while let Some((_, path)) = self.order.pop_front_if(|(z, _)| *z <= upto) {
-            if self.slots.get(&path).is_some_and(|(z, _)| *z <= upto) {
-                self.slots.remove(&path);
+            if self.slots.get(&path).is_some_and(|(z, _)| *z <= upto)
+                && let Some((_, slot)) = self.slots.remove(&path)
+            {
+                self.index(&path, &slot, false);
             }
         }
     }
 
-    /// Paths that proposals in flight touch, and whether an ephemeral of `owner` is there after them.
-    pub fn ephemerals_in_flight(&self, owner: i64) -> impl Iterator<Item = (&Arc<str>, bool)> + '_ {
-        // A node that is there with another owner is another node: the session's own one is gone.
-        self.slots.iter().map(move |(path, (_, slot))| match slot {
-            Slot::Here(rec) => (path, rec.stat.ephemeral_owner == owner),
-            Slot::Gone => (path, false),
-        })
+    /// Whether an ephemeral of `owner` that is applied is still there after everything in flight: it was neither
+    /// deleted nor made again by somebody else.
+    pub fn leaves_ephemeral(&self, path: &str, owner: i64) -> bool {
+        match self.slots.get(path) {
+            None => true,
+            Some((_, slot)) => slot.ephemeral_owner() == Some(owner),
+        }
+    }
+
+    /// Ephemerals of `owner` that transactions in flight touch and leave there.
+    pub fn ephemerals_of(&self, owner: i64) -> impl Iterator<Item = &Arc<str>> {
+        self.owned.get(&owner).into_iter().flatten()
+    }
+
+    /// Keeps `owned` in step with a slot that comes (`true`) or goes.
+    fn index(&mut self, path: &Arc<str>, slot: &Slot, comes: bool) {
+        let Some(owner) = slot.ephemeral_owner() else { return };
+        let paths = self.owned.entry(owner).or_default();
+        if comes {
+            paths.insert(path.clone());
+        } else {
+            paths.remove(path);
+        }
+        if paths.is_empty() {
+            self.owned.remove(&owner);
+        }
     }
 
     /// Paths in flight.

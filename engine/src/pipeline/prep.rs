@@ -21,6 +21,17 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+/// Paths that a closeSession lists, in bytes; beyond it lists none.
+const CLOSE_PATHS_BYTES_MAX: usize = 1 << 20;
+/// Scratch memory kept between transactions.
+const SCRATCH_BYTES_KEPT: usize = 1 << 20;
+
+/// A transaction may grow beyond its request (the scheme `auth` stands for every id of the connection), as far as
+/// Apache's readers take it: twice `jute.maxbuffer`. The log takes no record above 256 MiB.
+fn txn_bytes_max(limits: &Limits) -> usize {
+    limits.jute_max_buffer.saturating_mul(2).saturating_add(64 << 10).min(200 << 20)
+}
+
 /// Longest time to live, ms.
 const TTL_MAX_MS: i64 = (1 << 40) - 1;
 
@@ -120,22 +131,28 @@ impl Prep {
         let cx = Cx { db, limits, ask, zxid, time };
         let mut bytes = std::mem::take(&mut self.scratch);
         bytes.clear();
+        let header = |body: &TxnBody<'_>| {
+            let (session, cxid, kind) = (ask.session, ask.cxid, body.kind());
+            TxnHeader { session, cxid, zxid, time, kind }
+        };
         let mut arena = Vec::new();
-        let body = match self.body(&cx, &mut arena) {
-            Ok(body) => {
-                self.overlay.keep(zxid);
-                body
-            }
+        let done = self.body(&cx, &mut arena).and_then(|body| {
+            Txn { header: header(&body), body, digest: self.overlay.digest() }.encode(&mut bytes);
+            if bytes.len() > txn_bytes_max(limits) { Err(Code::MARSHALLINGERROR) } else { Ok(()) }
+        });
+        match done {
+            Ok(()) => self.overlay.keep(zxid),
             Err(code) => {
                 self.overlay.undo();
-                TxnBody::Error { code }
+                bytes.clear();
+                let body = TxnBody::Error { code };
+                Txn { header: header(&body), body, digest: None }.encode(&mut bytes);
             }
-        };
-        let digest = if matches!(body, TxnBody::Error { .. }) { None } else { self.overlay.digest() };
-        let header = TxnHeader { session: ask.session, cxid: ask.cxid, zxid, time, kind: body.kind() };
-        Txn { header, body, digest }.encode(&mut bytes);
+        }
         let proposed = Proposed { zxid, bytes: bytes.as_slice().into() };
-        self.scratch = bytes;
+        if bytes.capacity() <= SCRATCH_BYTES_KEPT {
+            self.scratch = bytes;
+        }
         proposed
     }
 
@@ -200,8 +217,11 @@ impl Prep {
         let zxid = cx.zxid;
         self.overlay.change(cx.db, zxid, parent_path, parent, None, |p| {
             p.children += 1;
-            p.stat.cversion = parent_cversion;
-            p.stat.pzxid = zxid;
+            // Both only rise: a counter that has gone round stays where it was, as in the tree.
+            if parent_cversion > p.stat.cversion {
+                p.stat.cversion = parent_cversion;
+                p.stat.pzxid = zxid;
+            }
         });
         let owner = match op {
             Op::CreateContainer => Kind::CONTAINER,
@@ -312,14 +332,8 @@ impl Prep {
 
     fn close_session<'a>(&mut self, cx: &Cx<'_>) -> TxnBody<'a> {
         let owner = cx.ask.session.0;
-        let mut paths: BTreeSet<Arc<str>> = cx.db.ephemerals(cx.ask.session).cloned().collect();
-        for (path, added) in self.overlay.ephemerals_in_flight(owner) {
-            if added {
-                paths.insert(path.clone())
-            } else {
-                paths.remove(path)
-            };
-        }
+        let applied = cx.db.ephemerals(cx.ask.session).filter(|p| self.overlay.leaves_ephemeral(p, owner));
+        let paths: BTreeSet<Arc<str>> = applied.chain(self.overlay.ephemerals_of(owner)).cloned().collect();
         for path in &paths {
             // Every one of them exists and has a parent: it is in the tree or was just proposed.
             if let Ok(node) = self.get(cx, path) {
@@ -327,7 +341,10 @@ impl Prep {
                 debug_assert!(gone.is_ok());
             }
         }
-        let paths = paths.iter().map(|p| Cow::Owned(p.to_string())).collect();
+        // What is not listed goes all the same, by its owner; so a long list need not make a record that no log takes.
+        let bytes: usize = paths.iter().map(|p| p.len() + 4).sum();
+        let listed = if bytes > CLOSE_PATHS_BYTES_MAX { BTreeSet::new() } else { paths };
+        let paths = listed.iter().map(|p| Cow::Owned(p.to_string())).collect();
         TxnBody::CloseSession { paths: Some(paths) }
     }
 
@@ -340,6 +357,7 @@ impl Prep {
     ) -> Result<TxnBody<'a>, Code> {
         let ops = decode_multi(d)?;
         let mut kinds = Vec::with_capacity(ops.len());
+        let mut total = 0;
         let mut failed = false;
         for (op, mut item) in ops {
             let body = if failed {
@@ -353,6 +371,10 @@ impl Prep {
             let mut bytes = Vec::new();
             body.encode(&mut bytes);
             kinds.push(body.kind());
+            total += bytes.len();
+            if total > txn_bytes_max(cx.limits) {
+                return Err(Code::MARSHALLINGERROR);
+            }
             arena.push(bytes);
         }
         if failed {
