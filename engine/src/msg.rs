@@ -209,9 +209,10 @@ impl ChangeBatch {
     }
     /// Appends bytes and tells where they are.
     pub fn put(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> Span {
-        let start = self.bytes.len() as u32;
+        let at = |n: usize| u32::try_from(n).expect("the core closes a batch long before 4 GiB");
+        let start = at(self.bytes.len());
         fill(&mut self.bytes);
-        Span { start, end: self.bytes.len() as u32 }
+        Span { start, end: at(self.bytes.len()) }
     }
     /// The bytes of a span.
     pub fn get(&self, s: Span) -> &[u8] {

@@ -607,3 +607,59 @@ fn a_socket_that_took_less_is_passed_over_until_it_takes_all() {
     w.flush_one(c, usize::MAX);
     assert_eq!(xids(&w.frames(c)), [5]);
 }
+
+#[test]
+fn a_connection_collects_no_more_identities_than_the_limit() {
+    let mut w = World::new();
+    let c = w.connect();
+    let mut last = 0;
+    for i in 0..100 {
+        let packet = frame(-4, Op::Auth.wire(), |out| {
+            out.put_int(0);
+            out.put_string("digest");
+            out.put_buffer(Some(format!("user{i}:secret").as_bytes()));
+        });
+        w.input(c, &packet);
+        match w.frames(c).first() {
+            Some(reply) if reply.err == 0 => last = i,
+            Some(reply) => {
+                assert_eq!(reply.err, -115);
+                assert_eq!(last, 62, "the address is one of 64");
+                return;
+            }
+            None => break,
+        }
+    }
+    panic!("nobody said no");
+}
+
+/// The limit over all connections must not stop the clock for everybody: sessions that are kept unread count as
+/// heard, and the one that does not take its bytes is the one that expires.
+#[test]
+fn while_the_shard_is_over_its_limit_reports_go_on_and_spare_those_who_are_not_to_blame() {
+    let mut w = World::with(Limits {
+        conn_soft_limit_bytes: 50_000,
+        shard_out_limit_bytes: 60_000,
+        ..shard_support::limits()
+    });
+    w.other_now(Op::Create, "/a", &[b'x'; 40_000]);
+    let (greedy, honest) = (w.connect(), w.connect());
+    w.input(greedy, &[get(1, "/a", false), get(2, "/a", false)].concat());
+    assert!(!w.shard.reads_allowed());
+    let later = Now { mono: MonoMs(w.now.mono.0 + 10_000), ..w.now };
+    // The bytes of the first are taken as heard; from here on only the second is owed anything.
+    w.shard.activity_report(later.mono, later, &mut w.link);
+    w.link.ring.clear();
+    w.link.reserved.clear();
+    w.shard.left_unread();
+    let later = Now { mono: MonoMs(later.mono.0 + 10_000), ..later };
+    w.shard.activity_report(later.mono, later, &mut w.link);
+    let report = w.link.reserved.iter().chain(&w.link.ring).find_map(|m| match m {
+        ToCore::Activity(a) => Some(a),
+        _ => None,
+    });
+    let heard: Vec<SessionId> = report.expect("a report").heard.iter().map(|(s, _)| *s).collect();
+    // The second session of this world, of the connection that owes us nothing.
+    assert_eq!(heard, [SessionId(101)]);
+    assert!(w.shard.wants_read(honest), "it would be read if there were room");
+}

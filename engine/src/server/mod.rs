@@ -87,6 +87,8 @@ const DIGESTS_MAX: usize = 1024;
 /// Bytes and entries that may wait between prep and apply: above, the driver takes no more requests.
 const QUEUE_ENTRIES_MAX: usize = 1 << 16;
 const QUEUE_BYTES_MAX: usize = 256 << 20;
+/// Bytes of replies and paths beyond which a batch is closed. One step more may follow.
+const BATCH_BYTES_MAX: usize = 16 << 20;
 
 impl Server {
     /// A lone server over a state recovered from disk. Every session gets its whole timeout from `now` on.
@@ -288,7 +290,7 @@ impl Server {
     pub fn advance(&mut self, batch: &mut ChangeBatch, budget: usize, now: Now) {
         batch.generation = self.generation;
         for _ in 0..budget {
-            if !self.can_advance() {
+            if !self.can_advance() || batch.bytes.len() >= BATCH_BYTES_MAX {
                 break;
             }
             match self.queue.pop_front() {
@@ -299,8 +301,13 @@ impl Server {
                     push(batch, None, batch.changes.len(), with_span(target, span));
                 }
                 Some(Item::Ephemerals { conn, session, prefix }) => {
-                    let body = batch.put(|out| self.put_ephemerals(session, &prefix, out));
-                    let act = Act::Reply { err: Code::OK, body };
+                    let mut body = Vec::new();
+                    let act = if self.put_ephemerals(session, &prefix, &mut body) {
+                        Act::Reply { err: Code::OK, body: batch.put(|out| out.extend_from_slice(&body)) }
+                    } else {
+                        // No connection may have that much unsent; and there is no error for it.
+                        Act::Close
+                    };
                     push(batch, None, batch.changes.len(), Target::Conn(conn, act));
                 }
                 None => break,
@@ -314,13 +321,18 @@ impl Server {
         self.db.tree.publish(self.db.last());
     }
 
-    fn put_ephemerals(&self, session: SessionId, prefix: &str, out: &mut Vec<u8>) {
+    /// `false`: the list is longer than any reply may be.
+    fn put_ephemerals(&self, session: SessionId, prefix: &str, out: &mut Vec<u8>) -> bool {
         let all = prefix.trim().is_empty() || prefix == "/";
         let paths: Vec<_> = self.db.ephemerals(session).filter(|p| all || p.starts_with(prefix)).collect();
+        if paths.iter().map(|p| p.len() + 4).sum::<usize>() > self.limits.conn_hard_limit_bytes {
+            return false;
+        }
         out.put_len(paths.len());
         for p in paths {
             out.put_string(p);
         }
+        true
     }
 
     fn apply(&mut self, bytes: &[u8], waits: Waits, batch: &mut ChangeBatch, now: Now) {
@@ -406,7 +418,7 @@ impl Server {
     pub fn gauges(&self) -> Gauges {
         Gauges {
             sessions: self.tracker.len(),
-            ephemerals: self.db.ephemeral_owners().map(|(_, p)| p.len()).sum(),
+            ephemerals: self.db.ephemeral_count(),
             queued: self.queue.len(),
             ..self.gauges
         }

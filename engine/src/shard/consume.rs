@@ -101,6 +101,12 @@ impl Shard {
         if c.closing() {
             return;
         }
+        if c.unsent() > self.limits.conn_hard_limit_bytes {
+            // Replies to writes cannot wait either.
+            c.end(Close::Now);
+            self.stats.overruns += 1;
+            return;
+        }
         self.spares.lend(&mut c.out);
         c.out.reserve(4 + ReplyHeader::BYTES + body.len());
         c.out.put_len(ReplyHeader::BYTES + body.len());

@@ -16,6 +16,8 @@ use crate::proto::{AuthPacket, Decoder, Encode, Op, ReplyHeader, put_frame};
 use crate::time::Now;
 use std::sync::Arc;
 
+/// Identities that one connection may collect: every one is compared at every access check.
+const IDS_MAX: usize = 64;
 /// A connection's share of one call, frames.
 const FRAMES_PER_CALL: usize = 8192;
 /// A frame's length word.
@@ -152,6 +154,7 @@ impl Shard {
     /// the request ring first. Call once per turn, behind `consume`.
     pub fn resume(&mut self, now: Now, core: &mut impl CoreLink) {
         if !self.reads_allowed() {
+            self.left_unread();
             return;
         }
         for _ in 0..self.lists.ring.len() {
@@ -251,7 +254,7 @@ impl Shard {
                 let soft = self.limits.conn_soft_limit_bytes;
                 let run = self.answer(slot, &bytes[at..], soft, *budget, 0, now);
                 at += run.used;
-                *budget -= run.frames.min(*budget);
+                *budget = budget.saturating_sub(run.cost);
                 match run.stop {
                     Stop::NotARead => {}
                     Stop::Limit => continue,
@@ -377,6 +380,11 @@ impl Shard {
         }) {
             Ok(new) => {
                 let new: Vec<_> = new.into_iter().filter(|id| !c.ids.contains(id)).collect();
+                if c.ids.len() + new.len() > IDS_MAX {
+                    self.reply_now(slot, xid, Op::Auth, Code::AUTHFAILED, now, |_| {});
+                    self.conns[slot].end(Close::AfterFlush);
+                    return;
+                }
                 if !new.is_empty() {
                     c.ids = c.ids.iter().cloned().chain(new).collect::<Arc<[_]>>();
                 }
@@ -445,6 +453,7 @@ impl Shard {
             slot,
             conn: c,
             h: self.h,
+            walked: 0,
         };
         let run = turn.run(bytes, limit, budget);
         if let Some(last) = run.last {

@@ -83,6 +83,8 @@ pub struct Shard {
     sessions: usize,
     outstanding: usize,
     buffered: usize,
+    /// Since the last report, sockets were left unread because too much was unsent in all.
+    limited: bool,
     /// Connections with kept reads.
     keeping: usize,
     lists: Lists,
@@ -160,6 +162,7 @@ impl Shard {
             sessions: 0,
             outstanding: 0,
             buffered: 0,
+            limited: false,
             keeping: 0,
             lists: Lists::default(),
         }
@@ -322,6 +325,13 @@ impl Shard {
                 heard.push((self.conns[slot].session, now.mono));
             }
         }
+        if std::mem::take(&mut self.limited) {
+            // The same for whom the limit over all connections keeps unread; whoever is over its own is on its own,
+            // and its expiry is what lifts the limit.
+            let soft = self.limits.conn_soft_limit_bytes;
+            let held = self.conns.occupied().filter(|(_, c)| c.phase == Phase::Attached && c.unsent() < soft);
+            heard.extend(held.map(|(_, c)| (c.session, now.mono)));
+        }
         core.send_reserved(ToCore::Activity(Activity { shard: self.id, heard, drained_upto }));
     }
 
@@ -358,6 +368,10 @@ impl Shard {
     pub fn wrote(&mut self, id: ConnId, n: usize, now: Now) {
         let Some(slot) = self.conns.resolve(id) else { return };
         self.stats.bytes_sent += n as u64;
+        if n > 0 && !self.conns[slot].reading {
+            // Whoever takes what we send while we refuse to read is alive.
+            self.heard(slot, now);
+        }
         let c = &mut self.conns[slot];
         c.sent += n;
         debug_assert!(c.sent <= c.out.len());
@@ -411,7 +425,12 @@ impl Shard {
             && c.unsent() < self.limits.conn_soft_limit_bytes
     }
 
-    /// Whether any socket may be read: all connections together have not too much buffered. Look once per turn.
+    /// A socket was left unread because [`Shard::reads_allowed`] said no.
+    pub fn left_unread(&mut self) {
+        self.limited = true;
+    }
+
+    /// Whether any socket may be read: all connections together have not too much buffered.
     pub fn reads_allowed(&self) -> bool {
         self.buffered < self.limits.shard_out_limit_bytes
     }

@@ -45,6 +45,8 @@ pub(super) struct Run {
     /// Bytes that are done with.
     pub used: usize,
     pub frames: usize,
+    /// What they count against the budget of a turn: frames, and subtrees walked over.
+    pub cost: usize,
     /// Catch-up events among what was queued (setWatches).
     pub events: u64,
     pub stop: Stop,
@@ -88,31 +90,37 @@ pub(super) struct Answering<'a> {
     pub conn: &'a mut Conn,
     /// The view's horizon.
     pub h: Zxid,
+    /// What was spent beyond one unit per frame: a walk over a subtree.
+    pub walked: usize,
 }
+
+/// Nodes of a walk that count as much as one frame.
+const NODES_PER_FRAME: u64 = 64;
 
 impl<'a> Answering<'a> {
     /// Answers the reads at the head of `bytes`, at most `budget` of them and only while less than `limit` bytes are
     /// unsent.
     pub fn run(&mut self, bytes: &[u8], limit: usize, budget: usize) -> Run {
-        if bytes.len() <= SHORT_BYTES {
+        let run = if bytes.len() <= SHORT_BYTES {
             self.run_in_passes::<2>(bytes, limit, budget)
         } else {
             self.run_in_passes::<PASS>(bytes, limit, budget)
-        }
+        };
+        Run { cost: run.frames + self.walked, ..run }
     }
 
     fn run_in_passes<const N: usize>(&mut self, bytes: &[u8], limit: usize, budget: usize) -> Run {
-        let mut run = Run { used: 0, frames: 0, events: 0, stop: Stop::Limit, last: None };
+        let mut run = Run { used: 0, frames: 0, cost: 0, events: 0, stop: Stop::Limit, last: None };
         let nothing = Parsed { xid: 0, op: None, body: &[], place: None, watch: false };
         let mut pass = [nothing; N];
-        while run.frames < budget {
-            let room = N.min(budget - run.frames);
+        while run.frames + self.walked < budget {
+            let room = N.min(budget - run.frames - self.walked);
             let (n, stop) = self.parse(&bytes[run.used..], &mut pass[..room]);
             if n > 1 {
                 self.look_up(&mut pass[..n]);
             }
             for p in &pass[..n] {
-                if self.conn.unsent() >= limit {
+                if self.conn.unsent() >= limit || self.walked >= budget {
                     run.stop = Stop::Limit;
                     return run;
                 }
@@ -226,7 +234,9 @@ impl<'a> Answering<'a> {
             Op::GetAllChildrenNumber => match self.readable(at) {
                 Err(code) => self.header(xid, code),
                 Ok(node) => {
-                    let count = i32::try_from(node.count_descendants()).unwrap_or(i32::MAX);
+                    let nodes = node.count_descendants();
+                    self.walked += (nodes / NODES_PER_FRAME) as usize;
+                    let count = i32::try_from(nodes).unwrap_or(i32::MAX);
                     self.reply(xid, |out| out.put_int(count))
                 }
             },
