@@ -176,7 +176,7 @@ impl Log {
     /// Whether the room for the segment after this one could not be had. Writing goes on until the current segment
     /// is full, then `NoSpace`; so this is the moment to warn, to purge, or to stop leading.
     pub fn low_on_space(&self) -> bool {
-        self.shared.low_on_space()
+        self.reader().low_on_space()
     }
 
     /// Writes all records of `group` and returns when they are durable: the position behind the last. The group is

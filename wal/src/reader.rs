@@ -24,6 +24,10 @@ impl Reader {
     pub fn oldest(&self) -> Position {
         self.shared.live().first().map_or(self.durable(), |k| k.first)
     }
+    /// As `Log::low_on_space`, from any thread.
+    pub fn low_on_space(&self) -> bool {
+        self.shared.low_on_space()
+    }
     /// As `Log::purge`, from any thread.
     pub fn purge(&self, keep_from: Position) {
         self.shared.purge(keep_from.min(self.shared.durable()));

@@ -89,6 +89,7 @@ impl Uring {
                 // Unknown whether the kernel took it: its outcome is unknown like that of a failed write.
                 Err(e) => {
                     flight.done = Some(Err(e));
+                    self.signal();
                     return;
                 }
             }

@@ -25,6 +25,9 @@ use std::time::Duration;
 const TAKE_PER_STEP: usize = 4096;
 /// Steps (transactions and controls) put into one batch.
 const STEPS_PER_BATCH: usize = 1024;
+/// Emptied batches that are kept, and how large such a one may be, bytes.
+const SPARE_BATCHES: usize = 4;
+const SPARE_BATCH_BYTES: usize = 4 << 20;
 /// Pieces of garbage freed per step.
 const COLLECT_PER_STEP: usize = 4096;
 
@@ -115,7 +118,11 @@ impl Core {
             return false;
         }
         let spare = &mut self.spare;
-        self.publisher.reclaim(|batch| spare.push(batch));
+        self.publisher.reclaim(|batch| {
+            if spare.len() < SPARE_BATCHES && batch.bytes.capacity() <= SPARE_BATCH_BYTES {
+                spare.push(batch);
+            }
+        });
         if self.publisher.is_full() {
             return false;
         }
@@ -131,7 +138,6 @@ impl Core {
             return false;
         }
         self.server.published();
-        self.spare.truncate(4);
         let half = self.publisher.capacity() / 2;
         let (peers, publisher, hashes) = (&self.peers, &self.publisher, &self.hashes);
         ring_those(&self.bells, |i| {
@@ -165,7 +171,10 @@ impl Core {
     /// How long a sleep may last at most.
     pub fn patience(&self) -> Duration {
         let now = self.clock.mono();
-        let mut until = self.server.next_deadline().min(self.snapshots.next_deadline());
+        let due = self.server.next_deadline();
+        // Overdue means that it was tried just now, and that a shard's report or room is missing: both ring the bell.
+        let due = if due <= now { now.plus(10) } else { due };
+        let mut until = due.min(self.snapshots.next_deadline());
         if self.garbage || (self.server.can_advance() && self.publisher.is_full()) {
             // Somebody has to pass first, and nobody rings for that.
             until = until.min(MonoMs(now.0 + 5));

@@ -2,7 +2,7 @@
 //!
 //! Not here: formats (`words`), which words are allowed (the shard asks the whitelist).
 //! Invariant: every word that reaches the desk is answered by one `Text`; a question to all shards is kept until each
-//! has answered, and at most `OPEN_MAX` questions are open.
+//! has answered, and at most one of each kind is open.
 
 use super::journal::{Journal, SyncStats};
 use super::shared::Shared;
@@ -21,11 +21,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Questions to the shards that are open at a time; a word beyond them is answered with nothing.
-const OPEN_MAX: usize = 1024;
+/// Connections that may wait for one question to the shards; a word beyond them is answered with nothing.
+const ASKERS_MAX: usize = 1024;
+/// A question that not every shard has answered. Whoever asks the same meanwhile joins in.
 struct Question {
-    conn: ConnId,
-    word: &'static str,
+    what: Collect,
+    askers: Vec<(ConnId, &'static str)>,
     missing: usize,
     parts: Collected,
 }
@@ -90,8 +91,10 @@ impl Desk {
                 q.missing -= 1;
                 if q.missing == 0 {
                     let q = self.open.remove(&token).expect("found above");
-                    let text = self.collected(&q, core, shared, journal, now);
-                    self.say(core, q.conn, text);
+                    for (conn, word) in &q.askers {
+                        let text = self.collected(word, &q.parts, core, shared, journal, now);
+                        self.say(core, *conn, text);
+                    }
                 }
             }
             // A lone server never leaves its role.
@@ -104,18 +107,24 @@ impl Desk {
     }
 
     fn ask(&mut self, core: &mut Server, conn: ConnId, word: &'static str) {
-        if self.open.len() >= OPEN_MAX {
-            return self.say(core, conn, String::new());
-        }
         let what = match word {
             "wchs" | "wchc" | "wchp" => Collect::Watches,
             "srst" => Collect::ResetServer,
             "crst" => Collect::ResetConnections,
             _ => Collect::Connections,
         };
+        if let Some(q) = self.open.values_mut().find(|q| q.what == what) {
+            if q.askers.len() < ASKERS_MAX {
+                q.askers.push((conn, word));
+            } else {
+                self.say(core, conn, String::new());
+            }
+            return;
+        }
         self.next_token += 1;
         let token = self.next_token;
-        self.open.insert(token, Question { conn, word, missing: self.shards, parts: Collected::default() });
+        let askers = vec![(conn, word)];
+        self.open.insert(token, Question { what, askers, missing: self.shards, parts: Collected::default() });
         core.control(Target::All(Act::Collect { token, what }));
     }
 
@@ -133,7 +142,11 @@ impl Desk {
             "ruok" => words::ruok(),
             "isro" => words::isro(Some(false)),
             "srvr" => server::srvr(&self.metrics(core, shared, journal, now).info()),
-            "mntr" => mntr::mntr(&self.metrics(core, shared, journal, now)),
+            "mntr" => {
+                // Counting them lists a directory, so only this word does.
+                let (open_files, max_files) = environ::file_descriptors();
+                mntr::mntr(&Metrics { open_files, max_files, ..self.metrics(core, shared, journal, now) })
+            }
             "conf" => server::conf(&self.config, self.client_port, self.sizes()),
             "dirs" => server::dirs(self.sizes()),
             "envi" => server::envi(&environ::variables()),
@@ -150,19 +163,24 @@ impl Desk {
         })
     }
 
-    fn collected(&self, q: &Question, core: &Server, shared: &Shared, journal: &Journal, now: Now) -> String {
-        match q.word {
-            "stat" => server::stat(&self.metrics(core, shared, journal, now).info(), &q.parts.connections),
-            "cons" => clients::cons(&q.parts.connections),
-            "wchs" => clients::wchs(&q.parts.watches),
-            "wchc" => clients::wchc(&q.parts.watches),
-            "wchp" => clients::wchp(&q.parts.watches),
-            "dump" => clients::dump(&dump(
-                core,
-                &q.parts.connections,
-                self.config.limits.sessionless_timeout_ms,
-                now,
-            )),
+    fn collected(
+        &self,
+        word: &str,
+        parts: &Collected,
+        core: &Server,
+        shared: &Shared,
+        journal: &Journal,
+        now: Now,
+    ) -> String {
+        match word {
+            "stat" => server::stat(&self.metrics(core, shared, journal, now).info(), &parts.connections),
+            "cons" => clients::cons(&parts.connections),
+            "wchs" => clients::wchs(&parts.watches),
+            "wchc" => clients::wchc(&parts.watches),
+            "wchp" => clients::wchp(&parts.watches),
+            "dump" => {
+                clients::dump(&dump(core, &parts.connections, self.config.limits.sessionless_timeout_ms, now))
+            }
             "srst" => words::srst(),
             "crst" => words::crst(),
             _ => String::new(),
@@ -182,12 +200,9 @@ impl Desk {
         let g = core.gauges();
         let db = core.db();
         let shards = shared.shard_metrics();
-        let (open_files, max_files) = environ::file_descriptors();
         Metrics {
             mode: Mode::Standalone,
             uptime_ms: now.mono.since(self.started.mono),
-            open_files,
-            max_files,
             core: CoreMetrics {
                 zxid: db.last(),
                 znodes: db.tree.node_count(),
@@ -204,6 +219,7 @@ impl Desk {
             },
             shards,
             disk: self.disk(journal.stats(), shared.slow_syncs()),
+            ..Metrics::default()
         }
     }
 

@@ -208,7 +208,9 @@ impl Parts<'_> {
         let shards = self.layout.shards;
         let now = self.clock.now();
         let mut limits = self.config.limits.clone();
-        limits.shard_out_limit_bytes = (limits.shard_out_limit_bytes / shards).max(1);
+        // A single slow reader must never fill a shard's share.
+        limits.shard_out_limit_bytes =
+            (limits.shard_out_limit_bytes / shards).max(limits.conn_hard_limit_bytes.saturating_mul(4));
         let limits = Arc::new(limits);
         let gate: Arc<dyn Admission> = Arc::new(Gate::new(&limits));
         let h = recovered.db.last();
@@ -298,7 +300,7 @@ impl Parts<'_> {
         let mut threads = Vec::new();
         if let Some((reactor, sleeper)) = core_home {
             let l = self.looping(reactor, sleeper, None, core.take());
-            threads.push(self.spawn("core".into(), 0, l)?);
+            self.spawn("core".into(), 0, l, &mut threads)?;
         }
         for (number, (reactor, sleeper, mut shard)) in seats.into_iter().enumerate() {
             let core_here = if number == 0 { core.take() } else { None };
@@ -306,7 +308,7 @@ impl Parts<'_> {
                 shard.link.bell = Some(core_bell.clone());
             }
             let l = self.looping(reactor, sleeper, Some(shard), core_here);
-            threads.push(self.spawn(format!("shard-{number}"), number + 1, l)?);
+            self.spawn(format!("shard-{number}"), number + 1, l, &mut threads)?;
         }
         Ok(threads)
     }
@@ -332,7 +334,14 @@ impl Parts<'_> {
     }
 
     /// `place`: which of the usable CPUs it is bound to, where the profile asks for that.
-    fn spawn(&self, name: String, place: usize, l: Loop<AnyReactor>) -> Result<JoinHandle<()>> {
+    /// Where there is no thread to be had, those that run already are ended.
+    fn spawn(
+        &self,
+        name: String,
+        place: usize,
+        l: Loop<AnyReactor>,
+        threads: &mut Vec<JoinHandle<()>>,
+    ) -> Result<()> {
         let pin = self.layout.pin;
         let shared = self.shared.clone();
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
@@ -343,7 +352,17 @@ impl Parts<'_> {
             l.run();
             std::mem::drop(guard);
         });
-        thread.context("cannot start a thread")
+        match thread {
+            Ok(t) => threads.push(t),
+            Err(e) => {
+                self.shared.stop();
+                for t in threads.drain(..) {
+                    let _ended = t.join();
+                }
+                return Err(e).context("cannot start a thread");
+            }
+        }
+        Ok(())
     }
 }
 

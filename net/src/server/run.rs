@@ -98,6 +98,7 @@ impl<R: Reactor> Loop<R> {
             s.end(&mut self.reactor, if killed { Close::Now } else { Close::Flushed });
         }
         let Some(core) = self.core else { return };
+        core.snapshots.end();
         if killed {
             core.journal.abandon();
         } else if let Err(e) = core.journal.close() {

@@ -79,7 +79,6 @@ impl ShardLoop {
         let now = self.clock.now();
         self.shard.begin_turn();
         self.consume(now);
-        let reads_allowed = self.shard.reads_allowed();
         for event in events {
             match *event {
                 Event::Accept(listener) => self.accept(reactor, listener, now),
@@ -89,8 +88,12 @@ impl ShardLoop {
                         reactor.set_write_interest(token, false);
                         self.flush(reactor, id, now);
                     }
-                    if readable && self.shard.reads_allowed() {
-                        self.read(reactor, id, now);
+                    if readable {
+                        if self.shard.reads_allowed() {
+                            self.read(reactor, id, now);
+                        } else {
+                            self.shard.left_unread();
+                        }
                     }
                 }
                 Event::Signal(_) => {}
@@ -100,7 +103,8 @@ impl ShardLoop {
         self.consume(now);
         self.shard.resume(now, &mut self.link);
         self.shard.timers(now);
-        if reads_allowed {
+        // One report at a time may wait for room: a core that takes nothing must not be buried in them.
+        if self.link.ring.waiting() == 0 {
             self.shard.activity_report(polled_at, now, &mut self.link);
         }
         self.settle(reactor, now);
@@ -197,7 +201,8 @@ impl ShardLoop {
         let now = self.clock.mono();
         let due = self.shard.next_deadline().map_or(u64::MAX, |d| d.since(now));
         let blocked = if self.shard.ring_blocked() { 1 } else { u64::MAX };
-        report_every.min(Duration::from_millis(due.min(blocked)))
+        // An overdue report waits for room in the ring: no reason to spin.
+        report_every.min(Duration::from_millis(due.min(blocked).max(1)))
     }
 
     /// Ends every connection: what is queued is offered once more.

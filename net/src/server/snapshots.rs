@@ -9,20 +9,24 @@ use super::journal::Journal;
 use super::shared::Shared;
 use crate::config::{Config, Purge};
 use crate::words::summary::Summary;
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, TryRecvError, bounded};
 use engine::ids::{SessionId, Zxid};
 use engine::server::Server;
 use engine::snapshot::Encoder;
 use engine::time::{MonoMs, Now};
 use engine::tree;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use wal::{DataDir, Position, WalError};
 
 /// Nodes visited before the walker lets the writer's garbage go on.
 const NODES_PER_SLICE: usize = 2048;
 /// Bytes handed to the file at once.
 const WRITE_BYTES: usize = 1 << 20;
+/// Between two looks at how far the log is durable.
+const DURABLE_POLL: Duration = Duration::from_millis(10);
 /// After a failed snapshot, ms until the next attempt.
 const RETRY_MS: u64 = 60_000;
 
@@ -50,9 +54,35 @@ pub struct Snapshots {
     /// Where the newest snapshot stands.
     newest: Position,
     bytes_at_newest: u64,
-    running: Option<Receiver<Result<Taken, WalError>>>,
+    running: Option<Running>,
+    /// Tells the thread to give up.
+    give_up: Arc<AtomicBool>,
+    /// When the room on disk was last looked at, and whether it was short.
+    looked: MonoMs,
+    short: bool,
     not_before: MonoMs,
     stats: SnapshotStats,
+}
+
+/// The thread that takes one.
+struct Running {
+    result: Receiver<Result<Taken, Failed>>,
+    thread: JoinHandle<()>,
+    /// `bytes_at_newest` before it was started.
+    bytes_before: u64,
+}
+
+/// Why there is no snapshot.
+enum Failed {
+    Disk(WalError),
+    /// The server ends.
+    GivenUp,
+}
+
+impl From<WalError> for Failed {
+    fn from(e: WalError) -> Failed {
+        Failed::Disk(e)
+    }
 }
 
 struct Taken {
@@ -87,6 +117,9 @@ impl Snapshots {
             newest,
             bytes_at_newest: 0,
             running: None,
+            give_up: Arc::default(),
+            looked: now.mono,
+            short: false,
             not_before: now.mono,
             stats: SnapshotStats::default(),
         }
@@ -106,9 +139,9 @@ impl Snapshots {
         let due = behind >= self.every_txns || bytes - self.bytes_at_newest >= self.every_bytes;
         if due && behind > 0 && self.running.is_none() && now.mono >= self.not_before && !shared.is_stopping()
         {
-            self.bytes_at_newest = bytes;
-            self.begin(server, applied, now);
+            self.begin(server, journal, applied, now);
         }
+        self.look_at_room(journal, now);
         if let Some(purge) = self.purge.filter(|_| now.mono >= self.next_purge) {
             self.next_purge = now.mono.plus(purge.interval_ms);
             self.purge(purge.keep_snapshots as usize, journal);
@@ -120,7 +153,25 @@ impl Snapshots {
         self.next_purge
     }
 
-    fn begin(&mut self, server: &Server, position: Position, now: Now) {
+    /// No room for the next segment of the log: said once, and what may be deleted is deleted.
+    fn look_at_room(&mut self, journal: &Journal, now: Now) {
+        if now.mono.since(self.looked) < 1_000 {
+            return;
+        }
+        self.looked = now.mono;
+        let short = journal.reader().low_on_space();
+        if short && !self.short {
+            tracing::error!(
+                "no room for the log's next segment: free disk space now; when the current one is full the server ends"
+            );
+            if let Some(purge) = self.purge {
+                self.purge(purge.keep_snapshots as usize, journal);
+            }
+        }
+        self.short = short;
+    }
+
+    fn begin(&mut self, server: &Server, journal: &Journal, position: Position, now: Now) {
         let zxid = server.db().last();
         self.not_before = now.mono.plus(RETRY_MS);
         let Some(walker) = self.tree.walker(zxid) else {
@@ -130,21 +181,35 @@ impl Snapshots {
         let sessions: Vec<(SessionId, i32)> = server.db().sessions().iter().map(|(s, t)| (*s, *t)).collect();
         let digest = self.digests.then(|| server.db().tree.digest());
         let (done, running) = bounded(1);
-        let data = self.data.clone();
+        let (data, log, give_up) = (self.data.clone(), journal.reader().clone(), self.give_up.clone());
         let thread = std::thread::Builder::new().name("snapshot".into()).spawn(move || {
-            let _unheard = done.send(take(&data, walker, position, zxid, digest, sessions));
+            let from = Source { data, log, give_up, position, zxid, digest, sessions };
+            let _unheard = done.send(take(from, walker));
         });
         match thread {
-            Ok(_) => self.running = Some(running),
+            Ok(thread) => {
+                let bytes_before = std::mem::replace(&mut self.bytes_at_newest, journal.stats().bytes);
+                self.running = Some(Running { result: running, thread, bytes_before });
+            }
             Err(e) => tracing::warn!("the snapshot thread cannot start: {e}; next attempt in a minute"),
         }
     }
 
     fn finish(&mut self, now: Now) {
-        let Some(result) = self.running.as_ref().and_then(|r| r.try_recv().ok()) else { return };
-        self.running = None;
+        let Some(running) = &self.running else { return };
+        let result = match running.result.try_recv() {
+            Err(TryRecvError::Empty) => return,
+            Ok(result) => Some(result),
+            Err(TryRecvError::Disconnected) => None,
+        };
+        let running = self.running.take().expect("looked at above");
+        let _told_by_result = running.thread.join();
+        if !matches!(result, Some(Ok(_))) {
+            self.stats.failed += 1;
+            self.bytes_at_newest = running.bytes_before;
+        }
         match result {
-            Ok(t) => {
+            Some(Ok(t)) => {
                 tracing::info!(
                     "snapshot at zxid {} taken: {} znodes, {} bytes, {} ms",
                     t.zxid,
@@ -158,20 +223,36 @@ impl Snapshots {
                 self.stats.last_zxid = t.zxid;
                 self.stats.last_wall_s = now.wall.0 / 1000;
             }
-            Err(e) => {
-                self.stats.failed += 1;
+            Some(Err(Failed::Disk(e))) => {
                 tracing::error!(
                     "no snapshot could be taken ({e}); the log is kept; next attempt in a minute"
                 );
             }
+            Some(Err(Failed::GivenUp)) => {}
+            None => tracing::error!("the snapshot thread panicked; the log is kept; please report this"),
+        }
+    }
+
+    /// Gives up a snapshot that is being taken, and waits for its thread: nothing is written afterwards.
+    pub fn end(mut self) {
+        self.give_up.store(true, Ordering::Relaxed);
+        if let Some(running) = self.running.take() {
+            let _whatever = running.thread.join();
         }
     }
 
     fn purge(&self, keep: usize, journal: &Journal) {
-        match wal::snapshot::retain(&self.data, keep) {
-            Ok(Some(oldest)) => journal.reader().purge(oldest),
-            Ok(None) => {}
-            Err(e) => tracing::warn!("old snapshots cannot be deleted: {e}"),
+        // Deleting large files takes its time; the core does not wait for it.
+        let (data, log) = (self.data.clone(), journal.reader().clone());
+        let thread = std::thread::Builder::new().name("purge".into()).spawn(move || {
+            match wal::snapshot::retain(&data, keep) {
+                Ok(Some(oldest)) => log.purge(oldest),
+                Ok(None) => {}
+                Err(e) => tracing::warn!("old snapshots cannot be deleted: {e}"),
+            }
+        });
+        if let Err(e) = thread {
+            tracing::warn!("the purge thread cannot start: {e}; it is tried again at the next purge");
         }
     }
 
@@ -181,16 +262,21 @@ impl Snapshots {
     }
 }
 
-fn take(
-    data: &Arc<DataDir>,
-    mut walker: tree::Walker,
+/// What a snapshot is taken from, besides the tree.
+struct Source {
+    data: Arc<DataDir>,
+    log: wal::Reader,
+    give_up: Arc<AtomicBool>,
     position: Position,
     zxid: Zxid,
     digest: Option<u64>,
     sessions: Vec<(SessionId, i32)>,
-) -> Result<Taken, WalError> {
+}
+
+fn take(from: Source, mut walker: tree::Walker) -> Result<Taken, Failed> {
+    let Source { data, log, give_up, position, zxid, digest, sessions } = from;
     let began = Instant::now();
-    let mut writer = wal::snapshot::SnapshotWriter::create(data, position, zxid.0)?;
+    let mut writer = wal::snapshot::SnapshotWriter::create(&data, position, zxid.0)?;
     let mut encoder = Encoder::default();
     let mut out = Vec::with_capacity(WRITE_BYTES * 2);
     encoder.head(zxid, digest, sessions, &mut out);
@@ -200,6 +286,9 @@ fn take(
             nodes += 1;
             encoder.node(path, node.data(), node.acl(), &node.stat_persisted(), &mut out);
         });
+        if give_up.load(Ordering::Relaxed) {
+            return Err(Failed::GivenUp);
+        }
         if !more {
             encoder.end(&mut out);
         }
@@ -213,6 +302,13 @@ fn take(
         }
     }
     drop(walker);
+    // With the weak durability what is applied may not be durable yet: a snapshot must not be ahead of its log.
+    while log.durable() < position {
+        if give_up.load(Ordering::Relaxed) {
+            return Err(Failed::GivenUp);
+        }
+        std::thread::sleep(DURABLE_POLL);
+    }
     writer.finish(zxid.0)?;
     Ok(Taken { position, zxid, took_ms: began.elapsed().as_millis() as u64, nodes, bytes })
 }
