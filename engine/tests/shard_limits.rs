@@ -624,6 +624,7 @@ fn a_connection_collects_no_more_identities_than_the_limit() {
             Some(reply) if reply.err == 0 => last = i,
             Some(reply) => {
                 assert_eq!(reply.err, -115);
+                assert_eq!(w.shard.stats().auth_failed, 1);
                 assert_eq!(last, 62, "the address is one of 64");
                 return;
             }

@@ -381,6 +381,7 @@ impl Shard {
             Ok(new) => {
                 let new: Vec<_> = new.into_iter().filter(|id| !c.ids.contains(id)).collect();
                 if c.ids.len() + new.len() > IDS_MAX {
+                    self.stats.auth_failed += 1;
                     self.reply_now(slot, xid, Op::Auth, Code::AUTHFAILED, now, |_| {});
                     self.conns[slot].end(Close::AfterFlush);
                     return;
@@ -391,6 +392,7 @@ impl Shard {
                 self.reply_now(slot, xid, Op::Auth, Code::OK, now, |_| {});
             }
             Err(code) => {
+                self.stats.auth_failed += 1;
                 self.reply_now(slot, xid, Op::Auth, code, now, |_| {});
                 self.conns[slot].end(Close::AfterFlush);
             }

@@ -58,6 +58,8 @@ pub struct ShardStats {
     pub watches: WatchCounts,
     /// Connections ended because too much was unsent, since the start.
     pub overruns: u64,
+    /// Auth packets that proved nothing, since the start.
+    pub auth_failed: u64,
 }
 
 impl ShardStats {

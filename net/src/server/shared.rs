@@ -148,6 +148,7 @@ fn metrics_of(s: &ShardStats) -> ShardMetrics {
         bytes_received: s.bytes_received,
         bytes_sent: s.bytes_sent,
         connections_dropped: s.overruns,
+        auth_failed: s.auth_failed,
         ..ShardMetrics::default()
     }
 }

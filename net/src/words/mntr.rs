@@ -32,6 +32,8 @@ pub struct ShardMetrics {
     pub connections_rejected: u64,
     /// Closed because they read too slowly.
     pub connections_dropped: u64,
+    /// Auth packets that proved nothing.
+    pub auth_failed: u64,
 }
 
 impl ShardMetrics {
@@ -46,6 +48,7 @@ impl ShardMetrics {
         self.bytes_sent += o.bytes_sent;
         self.connections_rejected += o.connections_rejected;
         self.connections_dropped += o.connections_dropped;
+        self.auth_failed += o.auth_failed;
     }
 }
 
@@ -155,7 +158,7 @@ const ROWS: &[(&str, Feed)] = &[
     ("max_client_response_size", NotMeasured("-1")),
     ("min_client_response_size", NotMeasured("-1")),
     ("outstanding_tls_handshake", Always("0")),
-    ("auth_failed_count", NotMeasured("0")),
+    ("auth_failed_count", Count(|m| m.shards.auth_failed)),
     ("non_mtls_remote_conn_count", Always("0")),
     ("non_mtls_local_conn_count", Always("0")),
     // Counters.
@@ -285,6 +288,7 @@ mod tests {
             bytes_sent: 1,
             connections_rejected: 1,
             connections_dropped: 1,
+            auth_failed: 1,
         };
         let mut twice = shards;
         twice.merge(&shards);
