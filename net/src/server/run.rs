@@ -101,7 +101,9 @@ impl<R: Reactor> Loop<R> {
         core.snapshots.end();
         if killed {
             core.journal.abandon();
-        } else if let Err(e) = core.journal.close() {
+        } else if let Err(e) = core.journal.close()
+            && self.shared.failure().is_none()
+        {
             self.shared.fail(format!("the log could not be closed: {e}"));
         }
     }
