@@ -75,7 +75,7 @@ trait Candidate: Sync {
     where
         Self: Sized;
     fn read<'a>(&self, r: &mut Self::Read, turn: impl Iterator<Item = &'a str>);
-    /// After the last turn for now: whoever idles may not make the writer keep history.
+    /// Before idling: whoever idles may not make the writer keep history.
     fn rest(&self, _: &mut Self::Read) {}
     fn write<'a>(&self, w: &mut Self::Write, turn: impl Iterator<Item = &'a str>);
 }
