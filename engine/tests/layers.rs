@@ -21,7 +21,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("msg", with(&["proto"])),
         ("watch", with(&["proto", "path", "tree"])),
         ("session", vec!["ids", "time"]),
-        ("zab", vec!["ids", "time"]),
+        ("zab", vec!["ids", "time", "proto"]),
         ("snapshot", with(&["proto", "tree"])),
         ("pipeline", with(&["proto", "txn", "tree", "path", "acl", "session", "msg"])),
         ("shard", with(&["proto", "tree", "path", "acl", "watch", "msg"])),

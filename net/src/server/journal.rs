@@ -10,14 +10,14 @@ use crate::ring::Wake;
 use crate::words::summary::Summary;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use engine::ids::Ticket;
-use engine::zab::{Persist, Persistence};
+use engine::zab::{Epochs, Persist, Persistence};
 use profiles::{Durability, Profile, WalAsync};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use wal::{Group, Log, Position, WalError};
+use wal::{Group, Log, Position, SmallFile, WalError};
 
 /// What a finished group tells.
 type Finished = (Group, Result<Position, WalError>);
@@ -44,6 +44,9 @@ pub struct Journal {
     /// The last ticket in `filling`.
     last: Ticket,
     in_flight: Option<Flight>,
+    /// What a flush made durable and `poll` has not told yet.
+    flushed: Option<Ticket>,
+    epochs: SmallFile,
     durability: Durability,
     group_max: usize,
     /// How long an idle log waits for company.
@@ -79,7 +82,12 @@ impl Journal {
     ///
     /// # Errors
     /// The profile wants io_uring and the system refuses it, or there is no thread to be had.
-    pub fn new(mut log: Log, profile: &Profile, wake: Arc<dyn Wake>) -> anyhow::Result<Journal> {
+    pub fn new(
+        mut log: Log,
+        epochs: SmallFile,
+        profile: &Profile,
+        wake: Arc<dyn Wake>,
+    ) -> anyhow::Result<Journal> {
         let group_max = profile.group_max_bytes as usize;
         let reader = log.reader();
         let submit = profile.wal_async != WalAsync::Thread && log.enable_submit().is_some();
@@ -96,6 +104,8 @@ impl Journal {
             spare: vec![Group::new(group_max)],
             last: Ticket(0),
             in_flight: None,
+            flushed: None,
+            epochs,
             durability: profile.durability,
             group_max,
             group_wait: Duration::from_micros(profile.group_wait_us.into()),
@@ -166,6 +176,9 @@ impl Journal {
 
     /// The ticket up to which everything may count as durable by now, if that has moved.
     pub fn poll(&mut self) -> Option<Ticket> {
+        if let Some(ticket) = self.flushed.take().filter(|_| self.failed.is_none()) {
+            return Some(ticket);
+        }
         let finished = match &mut self.writer {
             Writer::Submit(log) => log.complete(),
             Writer::Thread { from, .. } => from.try_recv().ok(),
@@ -201,10 +214,11 @@ impl Journal {
 
     /// Whether a finished group waits to be looked at, as far as can be told without a system call.
     pub fn is_finished(&self) -> bool {
-        match &self.writer {
+        let told = match &self.writer {
             Writer::Submit(_) => false,
             Writer::Thread { from, .. } => !from.is_empty(),
-        }
+        };
+        told || self.flushed.is_some()
     }
 
     /// Ends as a killed process does: nothing more is written or synced.
@@ -219,20 +233,50 @@ impl Journal {
         }
     }
 
-    /// Makes everything durable and ends the log cleanly.
-    pub fn close(mut self) -> Result<(), WalError> {
-        self.group_wait = Duration::ZERO;
+    /// Waits until everything accepted is durable. Not for the way of a write: an election, a synchronisation and the
+    /// end may wait for the disk.
+    pub fn flush(&mut self) {
+        let wait = std::mem::take(&mut self.group_wait);
         while self.failed.is_none() && !self.is_idle() {
             self.kick();
             let finished = match &mut self.writer {
                 Writer::Submit(log) => log.wait(),
                 Writer::Thread { from, .. } => from.recv().ok(),
             };
-            self.in_flight = None;
-            if let Some((_, Err(e))) = finished {
-                self.failed = Some(e);
+            let flight = self.in_flight.take();
+            match (finished, flight) {
+                (Some((group, Ok(_))), Some(flight)) => {
+                    self.spare.push(group);
+                    self.booked(&flight);
+                }
+                (Some((_, Err(e))), _) => self.failed = Some(e),
+                _ => break,
             }
         }
+        self.group_wait = wait;
+        self.opened = None;
+        self.flushed = Some(self.last);
+    }
+
+    /// The epochs are durable only when all before them is, and nothing behind them may be durable earlier.
+    fn write_epochs(&mut self, ticket: Ticket, epochs: Epochs) {
+        self.flush();
+        if self.failed.is_some() {
+            return;
+        }
+        let text = format!("{} {}\n", epochs.accepted, epochs.current);
+        match self.epochs.replace(text.as_bytes()) {
+            Ok(()) => {
+                self.last = ticket;
+                self.flushed = Some(ticket);
+            }
+            Err(e) => self.failed = Some(e),
+        }
+    }
+
+    /// Makes everything durable and ends the log cleanly.
+    pub fn close(mut self) -> Result<(), WalError> {
+        self.flush();
         if let Some(e) = self.failed.take() {
             return Err(e);
         }
@@ -251,10 +295,18 @@ impl Journal {
 
 impl Persistence for Journal {
     fn persist(&mut self, ticket: Ticket, what: Persist<'_>) {
-        let Persist::Append(txn) = what;
         if self.failed.is_some() {
             return;
         }
+        let mark;
+        let txn = match what {
+            Persist::Append(txn) => txn,
+            Persist::Mark(m) => {
+                mark = m.encode();
+                &mark[..]
+            }
+            Persist::Epochs(epochs) => return self.write_epochs(ticket, epochs),
+        };
         match self.filling.push_slice(txn) {
             Ok(()) => {
                 self.last = ticket;

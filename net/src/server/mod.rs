@@ -37,9 +37,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use wal::SmallFile;
 
 /// The server id that a lone server puts into session ids (fact sheet 3.2).
 const LONE_SERVER_ID: u8 = 1;
+
+/// The small file that holds both epochs, in text: "accepted current".
+const EPOCHS_FILE: &str = "epochs";
 
 /// A running server. Dropping it stops it.
 pub struct Server {
@@ -253,7 +257,8 @@ impl Parts<'_> {
             None => None,
         };
         let wake = core_home.as_ref().map_or_else(|| seats[0].0.waker(), |(r, _, _)| r.waker());
-        let journal = Journal::new(recovered.log, self.profile, wake)?;
+        let epochs = SmallFile::new(&recovered.data, EPOCHS_FILE);
+        let journal = Journal::new(recovered.log, epochs, self.profile, wake)?;
         if let Some(fd) = journal.completion_fd() {
             let home = core_home.as_mut().map_or_else(|| &mut seats[0].0, |(r, _, _)| r);
             home.add_signal(fd)?;

@@ -1,25 +1,12 @@
-//! Who may commit, and when. A lone server is its own quorum: durable here means committed.
+//! The order of writes of a lone server: it is its own quorum, so durable here means committed.
 //!
-//! Carries opaque bytes; knows only ids. Not here: what a transaction means.
+//! Not here: ensembles (the other modules of `zab`).
 //! Invariants:
-//! - tickets rise by one per thing to persist, and are executed in that order;
 //! - a zxid is committed only when its ticket is durable, and commits are in zxid order.
 
+use super::{Persist, Persistence};
 use crate::ids::{Ticket, Zxid};
 use std::collections::VecDeque;
-
-/// One thing to make durable. Executed by the driver strictly in ticket order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Persist<'a> {
-    /// Append this transaction to the log.
-    Append(&'a [u8]),
-}
-
-/// Where the ordered stream of [`Persist`] goes.
-pub trait Persistence {
-    /// Takes the next thing to make durable; `ticket` is one more than the last.
-    fn persist(&mut self, ticket: Ticket, what: Persist<'_>);
-}
 
 /// The order of writes of a lone server.
 #[derive(Debug, Default)]
