@@ -53,3 +53,7 @@ pub trait Links {
     /// Closes a link behind what was appended to it so far, as far as the peer takes that without delay.
     fn close(&mut self, link: LinkId);
 }
+
+/// Everything that a member acts on.
+pub trait Ports: Persistence + Links {}
+impl<T: Persistence + Links> Ports for T {}
