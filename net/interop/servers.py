@@ -8,6 +8,7 @@ program is an error that says what to install, never a skip.
 
 import glob
 import os
+import random
 import shutil
 import signal
 import socket
@@ -41,13 +42,31 @@ def free_port():
         return s.getsockname()[1]
 
 
-def apache_classpath():
+_given = set()
+
+
+def server_port():
+    """A port below the range of outgoing connections, so that nothing takes it while its server is down."""
+    while True:
+        port = random.SystemRandom().randrange(11000, 32000)
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in _given:
+            _given.add(port)
+            return port
+
+
+def apache_classpath(logger="slf4j-nop"):
     """Debian's jar names its own dependencies in the manifest; anything it lacks is added by hand."""
     jar = os.environ.get("ZOOKEEPER_JAR", "/usr/share/java/zookeeper.jar")
     if not os.path.exists(jar):
         raise Missing(f"{jar} not found: install the package `zookeeper` (3.8.0), or set ZOOKEEPER_JAR")
     beside = os.path.dirname(jar)
-    wanted = ["zookeeper-jute", "slf4j-api", "slf4j-nop", "netty-handler", "netty-transport", "netty-buffer",
+    wanted = ["zookeeper-jute", "slf4j-api", logger, "netty-handler", "netty-transport", "netty-buffer",
               "netty-common", "netty-transport-native-epoll", "metrics-core", "snappy-java", "commons-cli"]
     jars = [jar]
     for name in wanted:
@@ -59,11 +78,14 @@ class Server:
     """One server process on a data directory of its own. `config` holds extra zoo.cfg keys."""
 
     name = "server"
+    host = "127.0.0.1"
+    jvm_only = ()  # keys that are not for zoo.cfg
+    popen = staticmethod(subprocess.Popen)  # replaced by those who start servers in a network namespace
 
-    def __init__(self, config=None, directory=None):
+    def __init__(self, config=None, directory=None, port=None):
         self.owned = directory is None
         self.directory = directory or tempfile.mkdtemp(prefix=f"interop-{self.name}-")
-        self.port = free_port()
+        self.port = port or free_port()
         self.config = {
             "tickTime": "2000",
             "maxClientCnxns": "0",
@@ -76,7 +98,7 @@ class Server:
 
     @property
     def address(self):
-        return ("127.0.0.1", self.port)
+        return (self.host, self.port)
 
     @property
     def config_path(self):
@@ -94,19 +116,26 @@ class Server:
         raise NotImplementedError
 
     def start(self):
-        data = os.path.join(self.directory, "data")
-        os.makedirs(data, exist_ok=True)
-        keys = {"dataDir": data, "clientPort": self.port, "clientPortAddress": "127.0.0.1", **self.file_config()}
-        with open(self.config_path, "w", encoding="utf-8") as f:
-            f.writelines(f"{k}={v}\n" for k, v in keys.items())
-        log = open(self.log_path, "ab")
-        try:
-            self.process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory)
-        finally:
-            log.close()
+        self.write_config()
+        self.launch()
         self.wait_ready()
         return self
+
+    @property
+    def data(self):
+        return os.path.join(self.directory, "data")
+
+    def write_config(self):
+        os.makedirs(self.data, exist_ok=True)
+        keys = {"dataDir": self.data, "clientPort": self.port, "clientPortAddress": self.host, **self.file_config()}
+        with open(self.config_path, "w", encoding="utf-8") as f:
+            f.writelines(f"{k}={v}\n" for k, v in keys.items() if v is not None)
+
+    def launch(self):
+        """Starts the process and does not wait for anything."""
+        with open(self.log_path, "ab") as log:
+            self.process = self.popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory)
 
     def wait_ready(self):
         deadline = time.monotonic() + READY_S
@@ -166,6 +195,8 @@ class Apache(Server):
     """Debian's ZooKeeper, run with java directly."""
 
     name = "apache"
+    jvm_only = JVM_ONLY
+    logger = "slf4j-nop"  # a jar beside zookeeper.jar; slf4j-simple tells on stderr what the server does
 
     def file_config(self):
         return {k: v for k, v in self.config.items() if k not in JVM_ONLY}
@@ -176,8 +207,10 @@ class Apache(Server):
             raise Missing("java not found: install a JRE (default-jre-headless)")
         properties = [f"-D{JVM_ONLY[k]}={v}" for k, v in self.config.items() if k in JVM_ONLY]
         return [java, "-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData",
-                "-Dzookeeper.admin.enableServer=false", "-Djava.awt.headless=true", *properties,
-                "-cp", apache_classpath(), "org.apache.zookeeper.server.quorum.QuorumPeerMain", self.config_path]
+                "-Dzookeeper.admin.enableServer=false", "-Djava.awt.headless=true",
+                "-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+                "-Dorg.slf4j.simpleLogger.log.org.apache.zookeeper.server.NIOServerCnxn=warn", *properties,
+                "-cp", apache_classpath(self.logger), "org.apache.zookeeper.server.quorum.QuorumPeerMain", self.config_path]
 
 
 class Serval(Server):

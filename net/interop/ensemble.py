@@ -1,0 +1,362 @@
+"""Ensembles of Apache ZooKeeper and Serval servers in any mixture, on loopback or in network namespaces.
+
+Here: their configuration, starting and ending them by process id, who leads, waiting for that, their logs on failure.
+Not here: what must hold in them (`chaos.py`, `matrix.py`, `intruders.py`), networks that fail (`network.py`).
+Invariants: a member keeps its id, ports and directory when its kind changes; every wait has a deadline; what was
+started is ended, also after an exception.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import client
+import servers
+import zk
+
+SERVE_S = 60.0
+KINDS = {"A": servers.Apache, "S": servers.Serval}
+NAMES = {"A": "apache", "S": "serval"}
+BASE = {
+    "tickTime": "500", "initLimit": "20", "syncLimit": "6", "maxClientCnxns": "0", "4lw.commands.whitelist": "*",
+    "minSessionTimeout": "1000", "maxSessionTimeout": "60000", "snapCount": "2000", "preAllocSize": "4096",
+    "admin.enableServer": "false",
+}
+
+
+class Loopback:
+    """Where members live unless told otherwise."""
+
+    def host(self, member_id):
+        return "127.0.0.1"
+
+    def popen(self, member_id):
+        return subprocess.Popen
+
+
+class Member:
+    """One place in the ensemble. Its server object is made anew at each start, for kind and configuration may change."""
+
+    def __init__(self, ensemble, member_id, kind, observer):
+        self.ensemble, self.id, self.kind, self.observer = ensemble, member_id, kind, observer
+        self.host = ensemble.place.host(member_id)
+        self.port, self.quorum, self.election = (servers.server_port() for _ in range(3))
+        self.directory = os.path.join(ensemble.directory, f"server{member_id}")
+        self.config = {}
+        self.server = None
+        self.write_config = True
+        self.paused = False
+        self.data_directory = None  # another place for the data, such as a small file system
+
+    def __repr__(self):
+        return f"{self.kind}{self.id}"
+
+    @property
+    def address(self):
+        return (self.host, self.port)
+
+    def line(self):
+        role = "observer" if self.observer else "participant"
+        end = f";{self.host}:{self.port}" if self.ensemble.client_in_line else ""
+        return f"{self.host}:{self.quorum}:{self.election}:{role}{end}"
+
+    @property
+    def data(self):
+        return self.data_directory or os.path.join(self.directory, "data")
+
+    def make_server(self):
+        os.makedirs(self.data, exist_ok=True)
+        with open(os.path.join(self.data, "myid"), "w", encoding="ascii") as f:
+            f.write(f"{self.id}\n")
+        keys = {**BASE, **self.ensemble.config, **self.config, "dataDir": self.data}
+        if self.observer:
+            keys["peerType"] = "observer"
+        if self.ensemble.client_in_line:
+            keys.update(clientPort=None, clientPortAddress=None)
+        for m in self.ensemble.listed():
+            keys[f"server.{m.id}"] = m.line()
+        server = KINDS[self.kind](None, self.directory, self.port)
+        server.host, server.popen, server.logger = self.host, self.ensemble.place.popen(self.id), "slf4j-simple"
+        server.config = keys
+        server.file_config = lambda: {k: v for k, v in keys.items() if k not in server.jvm_only}
+        return server
+
+    def launch(self):
+        """Starts the process and does not wait for anything."""
+        assert not self.alive(), f"{self} runs already"
+        os.makedirs(self.directory, exist_ok=True)
+        self.server = self.make_server()
+        if self.write_config:
+            self.server.write_config()
+        with open(self.server.log_path, "a", encoding="utf-8") as f:
+            f.write(f"---- {NAMES[self.kind]} {self.id} starts\n")
+        self.server.launch()
+
+    def alive(self):
+        return self.server is not None and self.server.alive()
+
+    def kill(self):
+        self.paused = False
+        if self.server:
+            self.server.kill()
+
+    def stop(self):
+        """SIGTERM; None when that did not end it in time."""
+        self.resume()
+        return self.server.stop()
+
+    def pause(self):
+        self.server.signal(signal.SIGSTOP)
+        self.paused = True
+
+    def resume(self):
+        if self.server:
+            self.server.signal(signal.SIGCONT)
+        self.paused = False
+
+    def word(self, word, timeout_s=2.0):
+        """A four-letter word's answer, empty when there is none."""
+        if not self.alive() or self.paused:
+            return ""
+        try:
+            return zk.four_letter_word(self.address, word, timeout_s)
+        except (OSError, zk.Timeout):
+            return ""
+
+    def srvr(self):
+        """The lines `key: value` of srvr."""
+        return dict(line.split(": ", 1) for line in self.word("srvr").splitlines() if ": " in line)
+
+    def mode(self):
+        return self.srvr().get("Mode")
+
+    def zxid(self):
+        return int(self.srvr().get("Zxid", "-0x1"), 16)
+
+    def log(self):
+        path = os.path.join(self.directory, "server.log")
+        if not os.path.exists(path):
+            return ""
+        with open(path, encoding="utf-8", errors="replace") as f:
+            return f.read()
+
+
+class Ensemble:
+    """`kinds` gives the members 1..n ("A" or "S" each), `observers` the ids among them that observe."""
+
+    def __init__(self, kinds, observers=(), config=None, place=None, client_in_line=False, per_member=None, keep=False):
+        self.directory = tempfile.mkdtemp(prefix="interop-ensemble-")
+        self.config, self.place, self.client_in_line = dict(config or {}), place or Loopback(), client_in_line
+        self.keep = keep or bool(os.environ.get("INTEROP_KEEP"))
+        self.members = {}
+        for number, kind in enumerate(kinds, 1):
+            self.members[number] = Member(self, number, kind, number in observers)
+            self.members[number].config.update((per_member or {}).get(number, {}))
+        self.unlisted = set()  # members that are in no server line (yet)
+
+    def listed(self):
+        return [m for m in self.members.values() if m.id not in self.unlisted]
+
+    def add(self, kind, observer=False):
+        """A further member, in nobody's server lines but its own; reconfiguration brings it in."""
+        number = max(self.members) + 1
+        self.members[number] = Member(self, number, kind, observer)
+        return self.members[number]
+
+    def __getitem__(self, member_id):
+        return self.members[member_id]
+
+    def ids(self):
+        return list(self.members)
+
+    def voters(self):
+        return [m.id for m in self.members.values() if not m.observer]
+
+    def hosts(self, ids=None):
+        return [self.members[i].address for i in ids or self.members]
+
+    def session(self, ids=None, **options):
+        return client.Session(self.hosts(ids), **options)
+
+    # ---- starting and ending ------------------------------------------------------------------------------------
+
+    def start(self, ids=None, wait=True):
+        for i in ids or self.ids():
+            self.members[i].launch()
+        if wait:
+            self.wait_serving(ids)
+        return self
+
+    def restart(self, member_id, kill=True):
+        m = self.members[member_id]
+        if m.alive():
+            m.kill() if kill else m.stop()
+        m.launch()
+        self.wait_serving([member_id])
+
+    def stop(self):
+        """Ends every process that still runs."""
+        for m in self.members.values():
+            if m.alive():
+                m.resume()
+                m.server.signal(signal.SIGTERM)
+        for m in self.members.values():
+            if m.server and m.server.process:
+                try:
+                    m.server.process.wait(servers.STOP_S)
+                except subprocess.TimeoutExpired:
+                    m.server.kill()
+
+    def remove(self):
+        for m in self.members.values():
+            if m.alive():
+                m.kill()
+        if self.keep:
+            print(f"kept: {self.directory}")
+        else:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, _):
+        if kind not in (None, KeyboardInterrupt):
+            print(f"\n{kind.__name__}: {value}\n{self.logs()}", file=sys.stderr, flush=True)
+        self.remove()
+
+    # ---- who does what ------------------------------------------------------------------------------------------
+
+    def roles(self):
+        """{id: mode}; None for those that do not serve."""
+        return {m.id: m.mode() for m in self.members.values()}
+
+    def leader(self):
+        """The id of the one that says that it leads, or None."""
+        leaders = [i for i, mode in self.roles().items() if mode == "leader"]
+        return leaders[0] if len(leaders) == 1 else None
+
+    def wait_for(self, what, condition, seconds=SERVE_S):
+        """What `condition` gave once it was true."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            got = condition()
+            if got:
+                return got
+            time.sleep(0.02)
+        raise TimeoutError(f"not within {seconds} s: {what}; roles {self.roles()}")
+
+    def wait_serving(self, ids=None, seconds=SERVE_S):
+        """Until all of these serve, and one of all leads."""
+        ids = list(ids or [i for i, m in self.members.items() if m.alive() and not m.paused])
+
+        def serving():
+            for i in ids:
+                m = self.members[i]
+                if m.server.process.poll() is not None:
+                    raise RuntimeError(f"{m} ended with {m.server.process.returncode}")
+                if m.mode() is None:
+                    return False
+            return self.leader() is not None
+        self.wait_for(f"{ids} serve", serving, seconds)
+
+    def wait_leader(self, seconds=SERVE_S):
+        return self.wait_for("a leader", self.leader, seconds)
+
+    def wait_equal(self, seconds=30.0, ids=None):
+        """Until all that serve show one zxid."""
+        members = [self.members[i] for i in ids or self.ids() if self.members[i].alive()]
+
+        def equal():
+            zxids = {m.zxid() for m in members}
+            return len(zxids) == 1 and -1 not in zxids
+        self.wait_for("equal zxids", equal, seconds)
+
+    def lead_by(self, member_id):
+        """Makes this member the leader of all: it and a bare majority with the present leader take a write that the
+        others miss; then that majority but for this member goes, and the others, whose logs are shorter, elect it."""
+        self.wait_serving()
+        leader = self.leader()
+        if leader == member_id:
+            return
+        voters = self.voters()
+        company = [member_id, leader] + [v for v in voters if v not in (member_id, leader)]
+        ahead, behind = company[:len(voters) // 2 + 1], company[len(voters) // 2 + 1:]
+        for i in behind:
+            self.members[i].kill()
+        with_leader = self.session([leader])
+        with_leader.ensure("/ahead")
+        with_leader.set("/ahead", b"")
+        with_leader.close()
+        for i in ahead:
+            if i != member_id:
+                self.members[i].kill()
+        for i in behind:
+            self.members[i].launch()
+        self.wait_serving([member_id] + behind)
+        for i in ahead:
+            if i != member_id:
+                self.members[i].launch()
+        self.wait_serving(self.ids())
+        if self.leader() != member_id:
+            raise AssertionError(f"{member_id} had the longest log and does not lead; roles {self.roles()}")
+
+    def same_everywhere(self, ids=None):
+        """What the dumps, with Stats, and the digests of the members differ in, as lines."""
+        ids = [i for i in ids or self.ids() if self.members[i].alive()]
+        self.wait_equal(ids=ids)
+        dumps, lines = {}, []
+        for i in ids:
+            with_one = self.session([i])
+            with_one.sync("/")
+            dumps[i] = with_one
+        # Every session is there before the first dump is taken, for sessions are transactions too.
+        trees = {i: client.dump(s) for i, s in dumps.items()}
+        digests = {i: digest_list(self.members[i]) for i in ids}
+        for s in dumps.values():
+            s.close()
+        first = ids[0]
+        for i in ids[1:]:
+            lines += [f"{self.members[first]} and {self.members[i]}: {line}"
+                      for line in client.difference(trees[first], trees[i])]
+            common = set(digests[first]) & set(digests[i])
+            lines += [f"{self.members[first]} and {self.members[i]}: digest at {zxid}"
+                      for zxid in sorted(common) if digests[first][zxid] != digests[i][zxid]]
+        return lines
+
+    def logs(self, lines=40):
+        out = []
+        for m in self.members.values():
+            state = "alive" if m.alive() else "ended"
+            code = m.server.process.returncode if m.server and m.server.process else None
+            out.append(f"==== {m} ({NAMES[m.kind]}, {state}, {code}, {m.mode()})")
+            out += m.log().splitlines()[-lines:]
+        return "\n".join(out)
+
+
+def digest_list(member):
+    """{zxid: digest} of the word `hash`."""
+    lines = [line.split(": ") for line in member.word("hash").splitlines() if ": " in line]
+    return {zxid.lower().removeprefix("0x"): digest for zxid, digest in lines}
+
+
+def add_arguments(parser):
+    parser.add_argument("--kinds", default="SSS", help="one letter per server: A for Apache, S for Serval")
+    parser.add_argument("--serval-bin", help="the binary (default: SERVAL_BIN, or target/release/serval)")
+
+
+def use_arguments(args):
+    """Checks that what is asked for can be started."""
+    if getattr(args, "serval_bin", None):
+        os.environ["SERVAL_BIN"] = os.path.abspath(args.serval_bin)
+    kinds = getattr(args, "kinds", "A")
+    try:
+        if "S" in kinds:
+            servers.Serval.binary()
+        if "A" in kinds:
+            servers.Apache({}).command()
+    except servers.Missing as e:
+        sys.exit(f"cannot run: {e}")
