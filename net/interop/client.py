@@ -332,20 +332,41 @@ class Session:
                 continue
 
 
+DUMP_BATCH = 300
+
+
 def dump(session, root="/"):
-    """{path: (data, stat, acl)} of everything below `root`, read through one server. /zookeeper/config's Stat belongs
-    to the server that wrote it (fact sheet 11), so its times are left out."""
+    """{path: (data, stat, acl)} of everything below `root`, read through one server. The Stat of /zookeeper/config is
+    each server's own (fact sheet 11), so only its version counts."""
     found, queue = {}, [root]
     while queue:
-        path = queue.pop()
-        data, stat, _ = session.get(path)
-        names, _, _ = session.children(path)
-        fields = stat.tuple()
-        if path == "/zookeeper/config":
-            fields = (stat.version,)
-        found[path] = (data, fields, session.acl(path))
-        queue += [path.rstrip("/") + "/" + name for name in names]
+        batch, queue = queue[-DUMP_BATCH:], queue[:-DUMP_BATCH]
+        for path, (data, fields, acl, names) in zip(batch, read_nodes(session, batch)):
+            found[path] = (data, (fields[4],) if path == "/zookeeper/config" else fields, acl)
+            queue += [path.rstrip("/") + "/" + name for name in names]
     return found
+
+
+def read_nodes(session, paths):
+    """(data, stat, acl, children) of each, all asked for in one write."""
+    asked = [(session.next_xid(), op, body) for path in paths for op, body in (
+        ("getData", zk.path_watch(path)), ("getACL", zk.buffer(path)), ("getChildren", zk.path_watch(path)))]
+    session.conn.send(b"".join(zk.frame(zk.request(*a)) for a in asked))
+    answers = []
+    for xid, op, _ in asked:
+        got = None
+        while got is None:
+            payload = session.conn.read_frame(session.call_s)
+            if payload is None:
+                raise Lost(f"{op}: closed")
+            got = session.take(payload)
+        if got[0] != xid or got[2]:
+            raise Code(got[2], got[1])
+        answers.append(got[3])
+    for data, acl, names in zip(answers[0::3], answers[1::3], answers[2::3]):
+        yield (data.buffer(), Stat(data.take(68)).tuple(),
+               [(acl.integer(), acl.buffer().decode(), acl.buffer().decode()) for _ in range(acl.integer())],
+               sorted(names.buffer().decode() for _ in range(names.integer())))
 
 
 def difference(left, right, limit=5):

@@ -305,26 +305,32 @@ class Ensemble:
             raise AssertionError(f"{member_id} had the longest log and does not lead; roles {self.roles()}")
 
     def same_everywhere(self, ids=None):
-        """What the dumps, with Stats, and the digests of the members differ in, as lines."""
+        """What the dumps, with Stats, and the digests of the members differ in, as lines. Taken again if a session
+        expired meanwhile, for that is a change too."""
         ids = [i for i in ids or self.ids() if self.members[i].alive()]
-        self.wait_equal(ids=ids)
-        dumps, lines = {}, []
-        for i in ids:
-            with_one = self.session([i])
-            with_one.sync("/")
-            dumps[i] = with_one
-        # Every session is there before the first dump is taken, for sessions are transactions too.
-        trees = {i: client.dump(s) for i, s in dumps.items()}
-        digests = {i: digest_list(self.members[i]) for i in ids}
-        for s in dumps.values():
-            s.close()
-        first = ids[0]
-        for i in ids[1:]:
-            lines += [f"{self.members[first]} and {self.members[i]}: {line}"
-                      for line in client.difference(trees[first], trees[i])]
+        for _ in range(10):
+            # Every session is there before the first dump is taken: that is a transaction as well.
+            readers = {i: self.session([i]) for i in ids}
+            self.wait_equal(ids=ids)
+            before = self.members[ids[0]].zxid()
+            trees = {i: client.dump(s) for i, s in readers.items()}
+            unchanged = before == self.members[ids[0]].zxid()
+            for s in readers.values():
+                s.close()
+            if unchanged:
+                return self.compare(trees)
+        return ["the ensemble does not come to rest"]
+
+    def compare(self, trees):
+        digests = {i: digest_list(self.members[i]) for i in trees}
+        first, *rest = trees
+        lines = []
+        for i in rest:
+            pair = f"{self.members[first]} and {self.members[i]}"
+            lines += [f"{pair}: {line}" for line in client.difference(trees[first], trees[i])]
             common = set(digests[first]) & set(digests[i])
-            lines += [f"{self.members[first]} and {self.members[i]}: digest at {zxid}"
-                      for zxid in sorted(common) if digests[first][zxid] != digests[i][zxid]]
+            lines += [f"{pair}: digest at {zxid}" for zxid in sorted(common) if digests[first][zxid] != digests[i][zxid]]
+        self.compared = f"{len(trees[first])} nodes, {sum(map(len, digests.values()))} digests"
         return lines
 
     def logs(self, lines=40):
