@@ -8,6 +8,7 @@
 
 mod record;
 mod solo;
+pub mod wire;
 
 pub use record::{Mark, Record};
 pub use solo::Solo;
