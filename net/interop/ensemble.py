@@ -310,7 +310,7 @@ class Ensemble:
         ids = [i for i in ids or self.ids() if self.members[i].alive()]
         for _ in range(10):
             # Every session is there before the first dump is taken: that is a transaction as well.
-            readers = {i: self.session([i]) for i in ids}
+            readers = {i: self.session([i], timeout_ms=60000) for i in ids}
             self.wait_equal(ids=ids)
             before = self.members[ids[0]].zxid()
             trees = {i: client.dump(s) for i, s in readers.items()}

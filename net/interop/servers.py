@@ -29,6 +29,9 @@ JVM_ONLY = {
     "znode.container.maxNeverUsedIntervalMs": "znode.container.maxNeverUsedIntervalMs",
 }
 
+NOISY = ["NIOServerCnxn", "ZooKeeperServer", "quorum.LeaderSessionTracker", "quorum.LearnerSessionTracker",
+         "persistence.FileTxnLog", "persistence.FileTxnSnapLog"]
+
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -209,7 +212,7 @@ class Apache(Server):
         return [java, "-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData",
                 "-Dzookeeper.admin.enableServer=false", "-Djava.awt.headless=true",
                 "-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
-                "-Dorg.slf4j.simpleLogger.log.org.apache.zookeeper.server.NIOServerCnxn=warn", *properties,
+                *(f"-Dorg.slf4j.simpleLogger.log.org.apache.zookeeper.server.{noisy}=warn" for noisy in NOISY), *properties,
                 "-cp", apache_classpath(self.logger), "org.apache.zookeeper.server.quorum.QuorumPeerMain", self.config_path]
 
 

@@ -17,7 +17,7 @@ import zk
 from client import Code, Expired, Lost, Refused
 
 KEYS = 4
-SESSION_MS = 8000
+SESSION_MS = 20000
 SHORT_MS = 2000
 MOVED_OR_GONE = (client.SESSION_EXPIRED, client.SESSION_MOVED)
 
@@ -140,8 +140,8 @@ class Registers(Client):
 class Creator(Client):
     """Pipelines sequential creates and keeps the names that were acknowledged."""
 
-    window = 30
-    pace = 0.02
+    window = 20
+    pace = 0.06
 
     def __init__(self, *args):
         super().__init__(*args)
