@@ -6,6 +6,7 @@
 
 pub mod acl;
 pub mod error;
+pub mod foreign;
 pub mod ids;
 pub mod limits;
 pub mod msg;

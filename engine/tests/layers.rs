@@ -23,6 +23,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("session", vec!["ids", "time"]),
         ("zab", vec!["ids", "time", "proto"]),
         ("snapshot", with(&["proto", "tree"])),
+        ("foreign", with(&["proto", "tree", "txn"])),
         ("pipeline", with(&["proto", "txn", "tree", "path", "acl", "session", "msg"])),
         ("shard", with(&["proto", "tree", "path", "acl", "watch", "msg"])),
         ("server", with(&["proto", "txn", "tree", "path", "acl", "session", "msg", "pipeline", "zab"])),
