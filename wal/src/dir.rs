@@ -2,7 +2,7 @@
 //!
 //! Not here: the contents of segments, snapshots and small files.
 //! Invariant: whoever holds a `DataDir` is the only process that writes there, the marker is durable and of this
-//! version, and no Apache ZooKeeper data lies beside it.
+//! version, and no Apache ZooKeeper data lies beside it that was not imported (`import`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::disk::{Disk, DiskFile, How, Lock, tmp_name};
 use crate::error::{During, WalError};
 use crate::format::{BLOCK_BYTES, FORMAT_VERSION};
-use crate::{Position, snapshot};
+use crate::{Position, import, snapshot};
 
 const MARKER: &str = "serval-format";
 const LOCK: &str = "serval-lock";
@@ -47,32 +47,41 @@ impl DataDir {
     /// Locks `path`, checks its marker, or makes a new directory. Removes unfinished files.
     ///
     /// # Errors
-    /// `ForeignData`, `Locked`, `OtherVersion`, `Corrupt` (marker missing or damaged), `Denied`, `NoSpace`, `Io`.
-    /// Nothing is changed before the first four have been ruled out.
+    /// `ForeignData`, `Unfinished`, `Locked`, `OtherVersion`, `Corrupt` (marker missing or damaged), `Denied`,
+    /// `NoSpace`, `Io`. Nothing is changed before the first five have been ruled out.
     pub fn open(disk: Arc<dyn Disk>, path: impl Into<PathBuf>) -> Result<Arc<DataDir>, WalError> {
-        let path = path.into();
+        DataDir::lock(disk, path.into(), import::check).map(|(dir, _)| dir)
+    }
+
+    /// The same with another rule for what may lie in the directory; also gives the names that were there.
+    pub(crate) fn lock(
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        rule: impl Fn(&dyn Disk, &Path, &[String]) -> Result<(), WalError>,
+    ) -> Result<(Arc<DataDir>, Vec<String>), WalError> {
         disk.create_dir_all(&path).during("make the data directory", &path)?;
         let names = disk.list(&path).during("list", &path)?;
-        if names.iter().any(|n| n == ZOOKEEPER) {
-            return Err(WalError::ForeignData { dir: path });
-        }
+        rule(&*disk, &path, &names)?;
         let lock = disk.lock(&path.join(LOCK)).during("lock", &path)?;
         let Some(lock) = lock else {
             return Err(WalError::Locked { dir: path });
         };
-        // Listed again: what is there can only be trusted under the lock.
+        // Looked at again: what is there can only be trusted under the lock.
         let names = disk.list(&path).during("list", &path)?;
-        let id = match read_marker(&*disk, &path, &names)? {
+        rule(&*disk, &path, &names)?;
+        let id = read_marker(&*disk, &path, &names)?;
+        // Before the marker is written, which may be what was not finished.
+        for name in names.iter().filter(|n| n.ends_with(".tmp")) {
+            let p = path.join(name);
+            disk.remove(&p).during("remove the unfinished file", &p)?;
+        }
+        let id = match id {
             Some(id) => id,
             None => write_marker(&*disk, &path)?,
         };
         let dir = DataDir { disk, path, id, _lock: lock };
-        for name in names.iter().filter(|n| n.ends_with(".tmp")) {
-            let p = dir.file(name);
-            dir.disk.remove(&p).during("remove the unfinished file", &p)?;
-        }
         dir.sync()?;
-        Ok(Arc::new(dir))
+        Ok((Arc::new(dir), names))
     }
 
     /// Where it is.

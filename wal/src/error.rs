@@ -71,11 +71,29 @@ pub enum WalError {
     /// The directory holds Apache ZooKeeper's files.
     #[error(
         "{dir} holds ZooKeeper's data (version-2): it is neither read nor written over; choose another data \
-         directory, or import that data first"
+         directory, or import that data first (serval import)"
     )]
     ForeignData {
         /// The data directory.
         dir: PathBuf,
+    },
+    /// An import into the directory did not end.
+    #[error(
+        "an import into {dir} was interrupted: run it again, it begins anew; nothing is served from half of it"
+    )]
+    Unfinished {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// Data may only be imported into a directory without any.
+    #[error(
+        "{dir} holds data of this server already ({name}): import into another directory, or move it away"
+    )]
+    NotEmpty {
+        /// The data directory.
+        dir: PathBuf,
+        /// A file of it.
+        name: String,
     },
     /// Another process uses the directory.
     #[error("{dir} is in use by another process: stop it, or choose another data directory")]

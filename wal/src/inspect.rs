@@ -4,7 +4,7 @@
 //! Invariant: nothing is written, no lock is taken. On a directory in use, the end of the log may look torn.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::dir::{read_marker, read_small, segment_name};
 use crate::disk::{Disk, How};
@@ -85,7 +85,7 @@ impl fmt::Display for Entry<'_> {
 /// intact, and goes on with the next: so a damaged log can be looked at. `verify` says what it means.
 ///
 /// # Errors
-/// Of `each`; `OtherVersion`, `ForeignData`, `Corrupt` (marker or segment header), `Denied`, `Io`.
+/// Of `each`; `OtherVersion`, `ForeignData`, `Unfinished`, `Corrupt` (marker or segment header), `Denied`, `Io`.
 pub fn dump<E: From<WalError>>(
     disk: &dyn Disk,
     path: &Path,
@@ -153,7 +153,7 @@ impl fmt::Display for Verification {
 /// Checks every checksum in the directory.
 ///
 /// # Errors
-/// `OtherVersion`, `ForeignData`, `Denied`, `Io`. Damage is no error: it is in `problems`.
+/// `OtherVersion`, `ForeignData`, `Unfinished`, `Denied`, `Io`. Damage is no error: it is in `problems`.
 pub fn verify(disk: &dyn Disk, path: &Path) -> Result<Verification, WalError> {
     let none = (Position(0), Position(0));
     let mut v = Verification { segments: 0, records: none, tail: None, snapshots: vec![], problems: vec![] };
@@ -215,8 +215,6 @@ fn verify_files(disk: &dyn Disk, path: &Path, v: &mut Verification) -> Result<()
 
 fn id(disk: &dyn Disk, path: &Path) -> Result<Option<u64>, WalError> {
     let names = disk.list(path).during("list", path)?;
-    if names.iter().any(|n| n == crate::dir::ZOOKEEPER) {
-        return Err(WalError::ForeignData { dir: PathBuf::from(path) });
-    }
+    crate::import::check(disk, path, &names)?;
     read_marker(disk, path, &names)
 }

@@ -10,6 +10,9 @@
 //! 3. [`Log::open`] with that snapshot's position recovers the log, seals it, and tells what it found;
 //! 4. [`Log::replay`] delivers the records behind the snapshot.
 //!
+//! A directory that is filled from another server's data is opened with [`DataDir::begin_import`] instead, gets a
+//! snapshot, and is declared whole by [`DataDir::complete_import`].
+//!
 //! Then one thread gathers records in a [`Group`] and calls [`Log::write`], which returns when they are durable; while
 //! it is in there, the next `Group` fills elsewhere. A single-threaded server uses [`Log::submit`] and
 //! [`Log::complete`] instead (io_uring, told by an eventfd), where [`Log::enable_submit`] says that it can. Dropping
@@ -26,6 +29,7 @@ pub mod disk;
 mod error;
 mod format;
 mod group;
+mod import;
 pub mod inspect;
 mod keeper;
 mod log;
@@ -43,6 +47,7 @@ pub use dir::DataDir;
 pub use error::{Stage, WalError};
 pub use format::{BLOCK_BYTES, FORMAT_VERSION, GroupHeader, RECORD_BYTES_MAX, Seal, SegmentHeader};
 pub use group::Group;
+pub use import::Import;
 pub use log::{Log, Options, RecoveryReport, Stats};
 pub use reader::Reader;
 pub use recover::Tail;

@@ -85,7 +85,7 @@ pub(crate) fn is_name(name: &str) -> bool {
     plain && name != RESERVE && !name.starts_with("serval-")
 }
 
-fn encode(contents: &[u8]) -> Vec<u8> {
+pub(crate) fn encode(contents: &[u8]) -> Vec<u8> {
     let mut b = vec![0; HEADER_BYTES];
     put(&mut b, 0, MAGIC);
     put(&mut b, 12, &(contents.len() as u32).to_le_bytes());
@@ -95,7 +95,7 @@ fn encode(contents: &[u8]) -> Vec<u8> {
     b
 }
 
-fn decode(b: &[u8]) -> Option<&[u8]> {
+pub(crate) fn decode(b: &[u8]) -> Option<&[u8]> {
     let right = b.len() >= HEADER_BYTES
         && &b[..8] == MAGIC
         && u32_at(b, 12) as usize == b.len() - HEADER_BYTES

@@ -213,9 +213,15 @@ fn foreign_and_other_directories_are_refused_and_left_alone() {
     let marker = Path::new(DIR).join("serval-format");
     let disk = FaultyDisk::new(1);
     disk.create_dir_all(&Path::new(DIR).join("version-2")).unwrap();
+    disk.put(&Path::new(DIR).join("version-2/snapshot.0"), b"ZKSN");
     let e = DataDir::open(Arc::new(disk.clone()), DIR).unwrap_err();
     assert!(matches!(e, WalError::ForeignData { .. }));
     assert_eq!(disk.list(Path::new(DIR)).unwrap(), ["version-2"]);
+
+    // What a package's installer leaves is nobody's data.
+    let disk = FaultyDisk::new(1);
+    disk.create_dir_all(&Path::new(DIR).join("version-2")).unwrap();
+    DataDir::open(Arc::new(disk.clone()), DIR).unwrap();
 
     let disk = FaultyDisk::new(1);
     disk.put(&marker, b"serval data directory\nformat 9\nid 00\n");
