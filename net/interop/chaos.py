@@ -320,10 +320,9 @@ def fill_disk(g, victim):
 
     def given_up():
         stat = os.statvfs(m.data_directory)
-        with open(ballast, "ab") as f:
-            f.truncate(os.path.getsize(ballast) + 0)
-            room = stat.f_bavail * stat.f_frsize - FREE
-            if room > 0:
+        room = stat.f_bavail * stat.f_frsize - FREE
+        if room > 0:
+            with open(ballast, "ab") as f:
                 f.write(b"\0" * room)
         try:
             filler.set("/fill", os.urandom(400_000))
@@ -338,7 +337,7 @@ def fill_disk(g, victim):
     if m.alive():
         m.kill()
     m.launch()
-    filler.close()
+    filler.drop()
 
 
 SCENARIOS = {f.__name__: f for f in (kill, pause, restarts, lag, partition, slow, disk)}

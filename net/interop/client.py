@@ -154,7 +154,7 @@ class Session:
 
     def close(self):
         """Closes the session. The zxid of its end."""
-        zxid = self.raw_call(self.next_xid(), "closeSession", b"")[0]
+        zxid = self.call("closeSession", b"")[0]
         self.drop()
         return zxid
 

@@ -339,7 +339,7 @@ class Ensemble:
             state = "alive" if m.alive() else "ended"
             code = m.server.process.returncode if m.server and m.server.process else None
             out.append(f"==== {m} ({NAMES[m.kind]}, {state}, {code}, {m.mode()})")
-            out += m.log().splitlines()[-lines:]
+            out += [line for line in m.log().splitlines() if not line.startswith("\t")][-lines:]
         return "\n".join(out)
 
 

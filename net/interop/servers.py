@@ -29,7 +29,7 @@ JVM_ONLY = {
     "znode.container.maxNeverUsedIntervalMs": "znode.container.maxNeverUsedIntervalMs",
 }
 
-NOISY = ["NIOServerCnxn", "ZooKeeperServer", "quorum.LeaderSessionTracker", "quorum.LearnerSessionTracker",
+NOISY = ["NIOServerCnxn", "quorum.LeaderSessionTracker", "quorum.LearnerSessionTracker",
          "persistence.FileTxnLog", "persistence.FileTxnSnapLog"]
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -212,7 +212,7 @@ class Apache(Server):
         return [java, "-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData",
                 "-Dzookeeper.admin.enableServer=false", "-Djava.awt.headless=true",
                 "-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
-                *(f"-Dorg.slf4j.simpleLogger.log.org.apache.zookeeper.server.{noisy}=warn" for noisy in NOISY), *properties,
+                *(f"-Dorg.slf4j.simpleLogger.log.org.apache.zookeeper.server.{noisy}=error" for noisy in NOISY), *properties,
                 "-cp", apache_classpath(self.logger), "org.apache.zookeeper.server.quorum.QuorumPeerMain", self.config_path]
 
 
