@@ -18,6 +18,7 @@ import math
 import threading
 
 INFINITY = math.inf
+MISSING, TWICE = "acknowledged and missing", "two writes made version"  # how losses are told
 
 
 class Call:
@@ -121,7 +122,7 @@ def place_writes(key, writes, seen):
         by_value[w.value] = w
         if w.ok:
             if w.version in placed:
-                lines.append(f"{key}: two writes made version {w.version}: {placed[w.version]} and {w}")
+                lines.append(f"{key}: {TWICE} {w.version}: {placed[w.version]} and {w}")
             if w.expected >= 0 and w.version != w.expected + 1:
                 lines.append(f"{key}: {w} did not make version {w.expected + 1}")
             placed[w.version] = w
@@ -306,7 +307,7 @@ def watches(registered):
 def missing(acknowledged, there):
     """Acknowledged names that are not there, and names given twice."""
     names = list(acknowledged)
-    lines = [f"{name}: acknowledged and missing" for name in names if name not in there]
+    lines = [f"{name}: {MISSING}" for name in names if name not in there]
     twice = [name for name, n in collections.Counter(names).items() if n > 1]
     return lines + [f"{name}: given twice" for name in twice]
 

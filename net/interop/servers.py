@@ -29,7 +29,7 @@ JVM_ONLY = {
     "znode.container.maxNeverUsedIntervalMs": "znode.container.maxNeverUsedIntervalMs",
 }
 
-NOISY = ["NIOServerCnxn", "quorum.LeaderSessionTracker", "quorum.LearnerSessionTracker",
+NOISY = ["NIOServerCnxn", "ZooKeeperServer", "ResponseCache", "util.RequestPathMetricsCollector", "quorum.LeaderSessionTracker", "quorum.LearnerSessionTracker",
          "persistence.FileTxnLog", "persistence.FileTxnSnapLog"]
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -344,7 +344,7 @@ class Workload:
         made = [(Registers, "registers", registers), (Creator, "creator", creators), (Ephemerals, "ephemeral", 2),
                 (Lookout, "lookout", 1), (Watcher, "watcher", 1)]
         self.clients = [cls(f"{name}{n}", hosts, self.history, seed) for cls, name, count in made for n in range(count)]
-        self.deaths = 0
+        self.lost = 0  # acknowledged writes that are not there, once finished
 
     def prepare(self):
         s = self.ensemble.session()
@@ -389,7 +389,14 @@ class Workload:
         for c in self.clients:
             self.close(c)
         self.wait_without_ephemerals()
-        return checker.bounded(self.history.judge() + lines)
+        return self.judge(lines)
+
+    def judge(self, lines):
+        """What is wrong, with `lines` from the last look. Sets `lost`."""
+        lines = lines + self.history.judge()
+        names = {line.split(": ")[1] for line in lines if line.endswith(checker.MISSING)}
+        self.lost = len(names) + sum(checker.TWICE in line for line in lines)
+        return checker.bounded(lines)
 
     def finish_watcher(self, watcher):
         for _ in range(5):
