@@ -6,6 +6,7 @@
 //! - tickets rise by one per thing to persist, and are executed in that order;
 //! - a zxid is committed only when it is durable on a quorum, and commits are in zxid order.
 
+pub mod election;
 pub mod members;
 mod record;
 mod solo;
