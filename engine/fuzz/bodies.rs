@@ -4,7 +4,7 @@
 //! Each body takes any bytes and panics when the parser breaks a promise: it panics itself, it makes more out of the
 //! bytes than they can hold, what it decoded does not survive being encoded and decoded again, or others suffer.
 
-use engine::ids::{ConnId, SessionId, ShardId, Ticket, Zxid};
+use engine::ids::{ConnId, LinkId, ServerId, SessionId, ShardId, Ticket, Zxid};
 use engine::limits::Limits;
 use engine::msg::{Act, ChangeBatch, CoreLink, Span, Target, ToCore};
 use engine::pipeline::{Ask, Database, Origin, Prep};
@@ -19,7 +19,7 @@ use engine::snapshot::{Encoder, Parser, Record, Unreadable};
 use engine::time::{MonoMs, Now, WallMs};
 use engine::tree::StatPersisted;
 use engine::txn::Txn;
-use engine::zab::{Persist, Persistence};
+use engine::zab::{Links, Persist, Persistence};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -192,7 +192,7 @@ pub fn propose(data: &[u8]) {
         rest = tail;
         let Some(op) = Op::from_wire(i32::from(*kind as i8)) else { continue };
         let session = SessionId(77);
-        let ask = Ask { session, cxid: 1, op, body, ids: &ids, live: high & 0x80 == 0 };
+        let ask = Ask { session, cxid: 1, op, body, ids: &ids, live: high & 0x80 == 0, moved: false };
         let made = prep.propose(&db, &limits, ask, NOW.wall);
         zxid += 1;
         assert_eq!(made.zxid, Zxid(zxid));
@@ -251,6 +251,25 @@ impl Persistence for Quick {
     }
 }
 
+/// A lone server has nobody to talk to.
+impl Links for Quick {
+    fn send_election(&mut self, _: ServerId, _: &[u8]) {
+        unreachable!("a lone server has no ensemble");
+    }
+    fn dial(&mut self, _: ServerId) -> LinkId {
+        unreachable!("a lone server has no ensemble");
+    }
+    fn listen(&mut self, _: bool) {
+        unreachable!("a lone server has no ensemble");
+    }
+    fn out(&mut self, _: LinkId) -> &mut Vec<u8> {
+        unreachable!("a lone server has no ensemble");
+    }
+    fn close(&mut self, _: LinkId) {
+        unreachable!("a lone server has no ensemble");
+    }
+}
+
 struct House {
     shard: Shard,
     server: Server,
@@ -303,7 +322,7 @@ impl House {
                     self.server.control_with(Target::Conn(conn, act), b"said\n".to_vec());
                 }
             }
-            self.server.durable(self.disk.0);
+            self.server.durable(self.disk.0, NOW, &mut self.disk);
             let mut batch = ChangeBatch::default();
             self.server.advance(&mut batch, 1_000, NOW);
             self.server.published();

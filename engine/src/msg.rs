@@ -11,6 +11,7 @@ use crate::error::Code;
 use crate::ids::{Attach, ConnId, SessionId, ShardId, Zxid};
 use crate::proto::{Acl, EventKind, Id};
 use crate::time::MonoMs;
+use crate::tree;
 use std::sync::Arc;
 
 /// Identities of a connection; shared, since every request carries the set it was read under.
@@ -181,6 +182,9 @@ pub enum Act {
     Collect { token: u64, what: Collect },
     /// Close every connection; from here on the generation is this one; answer [`ToCore::Drained`].
     CloseAll { generation: u64 },
+    /// A role begins: from here on this tree is read, at `h`. A client that has seen the beginning of an epoch up to
+    /// `covers` has seen nothing that is not here (fact sheet 3.4: some leaders show it as a zxid).
+    Serve { tree: tree::Handle, h: Zxid, covers: Zxid },
 }
 
 /// One znode's change, with what a shard needs to decide who hears of it.

@@ -10,6 +10,8 @@ const RESERVED: [&str; 4] = ["/", "/zookeeper", "/zookeeper/quota", "/zookeeper/
 
 /// Below this nothing counts in quotas and the tree digest.
 pub const SYSTEM_PREFIX: &str = "/zookeeper/";
+/// The configuration of the ensemble.
+pub const CONFIG: &str = "/zookeeper/config";
 /// Where quotas are kept.
 pub const QUOTA_ROOT: &str = "/zookeeper/quota";
 

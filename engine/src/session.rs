@@ -5,7 +5,7 @@
 //! - a session expires only when every shard has reported all that it heard up to the bucket's end;
 //! - a session that is closing stays closing until it is removed.
 
-use crate::ids::{Attach, ConnId, SessionId, ShardId};
+use crate::ids::{Attach, ConnId, LinkId, SessionId, ShardId};
 use crate::time::{MonoMs, WallMs};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -35,13 +35,32 @@ pub fn first_id(server: u8, now: WallMs) -> SessionId {
 /// Container nodes carry this in the owner field, so no session may.
 const FORBIDDEN: i64 = i64::MIN;
 
+/// Where a session's client is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// At this server.
+    Conn(ConnId),
+    /// At the learner on this link.
+    Learner(LinkId),
+}
+
+impl Owner {
+    /// The connection here, if it is one.
+    pub fn conn(self) -> Option<ConnId> {
+        match self {
+            Owner::Conn(conn) => Some(conn),
+            Owner::Learner(_) => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Session {
     timeout_ms: i32,
     /// The end of the bucket it sits in, ms.
     bucket: u64,
     closing: bool,
-    owner: Option<ConnId>,
+    owner: Option<Owner>,
     attach: Attach,
 }
 
@@ -165,7 +184,7 @@ impl Tracker {
     /// Forgets a session whose close was committed; the connection that owned it is to be closed.
     pub fn remove(&mut self, id: SessionId) -> Option<ConnId> {
         self.leave_bucket(id);
-        self.sessions.remove(&id)?.owner
+        self.sessions.remove(&id)?.owner?.conn()
     }
 
     /// Gives a session to a connection. The former owner, if any, is to be closed. `None`: unknown or closing.
@@ -173,15 +192,61 @@ impl Tracker {
         let s = self.sessions.get_mut(&id).filter(|s| !s.closing)?;
         s.attach = Attach(s.attach.0.wrapping_add(1));
         s.timeout_ms = timeout_ms;
-        let attached = Attached { attach: s.attach, former: s.owner.replace(conn) };
+        let former = s.owner.replace(Owner::Conn(conn)).and_then(Owner::conn);
+        let attached = Attached { attach: s.attach, former };
         self.touch(id, now);
         Some(attached)
     }
 
     /// The connection is gone; if it still owned its session, nobody does now.
     pub fn detach(&mut self, id: SessionId, conn: ConnId) {
-        if let Some(s) = self.sessions.get_mut(&id).filter(|s| s.owner == Some(conn)) {
+        if let Some(s) = self.sessions.get_mut(&id).filter(|s| s.owner == Some(Owner::Conn(conn))) {
             s.owner = None;
+        }
+    }
+
+    /// The client is at that learner now. The connection here that owned the session, if any, is to be closed.
+    /// `None`: unknown or closing.
+    pub fn claim(&mut self, id: SessionId, link: LinkId, now: MonoMs) -> Option<Option<ConnId>> {
+        let s = self.sessions.get_mut(&id).filter(|s| !s.closing)?;
+        let owner = Owner::Learner(link);
+        let former = s.owner.replace(owner).filter(|o| *o != owner).and_then(Owner::conn);
+        if former.is_some() {
+            s.attach = Attach(s.attach.0.wrapping_add(1));
+        }
+        self.touch(id, now);
+        Some(former)
+    }
+
+    /// How a request stands that a learner forwarded. A session that nobody owned belongs to it from here on.
+    pub fn standing_at(&mut self, id: SessionId, link: LinkId) -> Standing {
+        let Some(s) = self.sessions.get_mut(&id) else { return Standing::Closing };
+        match s.owner.get_or_insert(Owner::Learner(link)) {
+            Owner::Learner(l) if *l == link && s.closing => Standing::Closing,
+            Owner::Learner(l) if *l == link => Standing::Owner,
+            _ => Standing::Stranger,
+        }
+    }
+
+    /// The timeout of a session, ms.
+    pub fn timeout_ms(&self, id: SessionId) -> Option<i32> {
+        self.sessions.get(&id).map(|s| s.timeout_ms)
+    }
+
+    /// Forgets a session if this connection owned it: a learner knows only those whose clients are here.
+    pub fn forget(&mut self, id: SessionId, conn: ConnId) {
+        if self.sessions.get(&id).is_some_and(|s| s.owner == Some(Owner::Conn(conn))) {
+            self.leave_bucket(id);
+            self.sessions.remove(&id);
+        }
+    }
+
+    /// Begins again with these sessions, each with its whole timeout from `now` on, owned by nobody.
+    pub fn restart<'a>(&mut self, sessions: impl Iterator<Item = (&'a SessionId, &'a i32)>, now: MonoMs) {
+        self.sessions.clear();
+        self.buckets.clear();
+        for (&id, &timeout_ms) in sessions {
+            self.add(id, timeout_ms, now);
         }
     }
 

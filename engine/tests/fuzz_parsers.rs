@@ -101,8 +101,11 @@ fn mutant(rng: &mut Rng, corpus: &[Vec<u8>]) -> Vec<u8> {
 /// Frames seen between ZooKeeper and its clients: those that clients sent (`>`), or servers (`<`).
 fn golden(kind: char) -> Vec<Vec<u8>> {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../net/tests/golden");
-    let mut files: Vec<_> =
-        std::fs::read_dir(dir).expect("golden files").map(|f| f.unwrap().path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(dir)
+        .expect("golden files")
+        .map(|f| f.unwrap().path())
+        .filter(|p| p.is_file())
+        .collect();
     files.sort();
     let mut all = Vec::new();
     for file in files {

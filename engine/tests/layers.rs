@@ -18,7 +18,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("acl", with(&["proto", "path"])),
         ("txn", with(&["proto"])),
         ("tree", with(&["proto", "txn", "path"])),
-        ("msg", with(&["proto"])),
+        ("msg", with(&["proto", "tree"])),
         ("watch", with(&["proto", "path", "tree"])),
         ("session", vec!["ids", "time"]),
         ("zab", vec!["ids", "time", "proto"]),

@@ -26,7 +26,7 @@ impl World {
 
     /// Proposes and applies, here and on a replica that checks the digest; gives code and size.
     fn ask(&mut self, op: Op, body: &[u8], ids: &[Id]) -> (Code, usize) {
-        let ask = Ask { session: SessionId(7), cxid: 1, op, body, ids, live: true };
+        let ask = Ask { session: SessionId(7), cxid: 1, op, body, ids, live: true, moved: false };
         let p = self.prep.propose(&self.db, &self.limits, ask, WallMs(1));
         let (applied, _) = self.db.apply(&p.bytes, Origin::Own, None, false).unwrap();
         self.prep.applied(self.db.last());

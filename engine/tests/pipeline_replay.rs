@@ -13,6 +13,7 @@ use engine::proto::{
 use engine::time::WallMs;
 use engine::tree;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// A small generator (splitmix64): the whole run follows from its seed.
 struct Rng(u64);
@@ -139,11 +140,11 @@ fn limits() -> Limits {
 }
 
 /// Proposes every step with up to `ahead` transactions in flight; gives all transactions and the last digest.
-fn run(steps: &[Step], ahead: usize) -> (Vec<Box<[u8]>>, u64, Database) {
+fn run(steps: &[Step], ahead: usize) -> (Vec<Arc<[u8]>>, u64, Database) {
     let limits = limits();
     let mut db = empty();
     let mut prep = Prep::new(&db, &limits);
-    let mut all: Vec<Box<[u8]>> = Vec::new();
+    let mut all: Vec<Arc<[u8]>> = Vec::new();
     let mut applied = 0;
     let apply = |db: &mut Database, prep: &mut Prep, bytes: &[u8]| {
         db.apply(bytes, Origin::Own, None, false).unwrap();
@@ -152,8 +153,15 @@ fn run(steps: &[Step], ahead: usize) -> (Vec<Box<[u8]>>, u64, Database) {
         db.tree.collect(64);
     };
     for (i, s) in steps.iter().enumerate() {
-        let ask =
-            Ask { session: s.session, cxid: i as i32, op: s.op, body: &s.body, ids: &s.ids, live: true };
+        let ask = Ask {
+            session: s.session,
+            cxid: i as i32,
+            op: s.op,
+            body: &s.body,
+            ids: &s.ids,
+            live: true,
+            moved: false,
+        };
         let p = prep.propose(&db, &limits, ask, WallMs(1_000 + i as i64));
         assert_eq!(p.zxid, Zxid(i as u64 + 1), "every request costs one zxid");
         all.push(p.bytes);

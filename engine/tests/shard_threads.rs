@@ -5,14 +5,14 @@
 
 mod shard_support;
 
-use engine::ids::{ShardId, Ticket, Zxid};
+use engine::ids::{LinkId, ServerId, ShardId, Ticket, Zxid};
 use engine::msg::{ChangeBatch, CoreLink, ToCore};
 use engine::pipeline::Database;
 use engine::server::Server;
 use engine::shard::Shard;
 use engine::time::{MonoMs, Now, WallMs};
 use engine::tree::Handle;
-use engine::zab::{Persist, Persistence};
+use engine::zab::{Links, Persist, Persistence};
 use shard_support::history::*;
 use shard_support::*;
 use std::collections::VecDeque;
@@ -85,6 +85,25 @@ impl Persistence for Log {
     }
 }
 
+/// A lone server has nobody to talk to.
+impl Links for Log {
+    fn send_election(&mut self, _: ServerId, _: &[u8]) {
+        unreachable!("a lone server has no ensemble");
+    }
+    fn dial(&mut self, _: ServerId) -> LinkId {
+        unreachable!("a lone server has no ensemble");
+    }
+    fn listen(&mut self, _: bool) {
+        unreachable!("a lone server has no ensemble");
+    }
+    fn out(&mut self, _: LinkId) -> &mut Vec<u8> {
+        unreachable!("a lone server has no ensemble");
+    }
+    fn close(&mut self, _: LinkId) {
+        unreachable!("a lone server has no ensemble");
+    }
+}
+
 /// The core's thread: orders, applies, publishes, collects, until every shard is done.
 fn core(rings: &Rings, mut server: Server, mut rng: Rng) -> History {
     let _alarm = Alarm(rings);
@@ -101,7 +120,7 @@ fn core(rings: &Rings, mut server: Server, mut rng: Rng) -> History {
                 assert!(server.handle(m, NOW, &mut log).is_none());
             }
         }
-        server.durable(log.0);
+        server.durable(log.0, NOW, &mut log);
         let mut batch = ChangeBatch::default();
         for _ in 0..1 + rng.below(30) {
             if !server.can_advance() {

@@ -48,10 +48,7 @@ pub enum Unreadable {
     /// The version in the header.
     Version(i32),
     /// Where the record begins, and what is wrong with it.
-    Damaged {
-        at: u64,
-        what: &'static str,
-    },
+    Damaged { at: u64, what: &'static str },
 }
 
 impl fmt::Display for Unreadable {

@@ -47,13 +47,15 @@ pub struct Ask<'a> {
     pub ids: &'a [Id],
     /// Whether the session may still write.
     pub live: bool,
+    /// Its session is with another server by now: the write fails, whatever it is (fact sheet 3.3).
+    pub moved: bool,
 }
 
 /// A transaction ready to be logged.
 #[derive(Debug)]
 pub struct Proposed {
     pub zxid: Zxid,
-    pub bytes: Box<[u8]>,
+    pub bytes: Arc<[u8]>,
 }
 
 /// Turns requests into transactions, one zxid each.
@@ -115,6 +117,11 @@ impl Prep {
         Prep { overlay: Overlay::new(limits.digest, db.tree.digest()), last: db.last(), scratch: Vec::new() }
     }
 
+    /// The same for a leader: its first transaction is the first of its epoch.
+    pub fn leading(db: &Database, limits: &Limits, epoch: u32) -> Prep {
+        Prep { last: Zxid::new(epoch, 0), ..Prep::new(db, limits) }
+    }
+
     /// The last zxid given out.
     pub fn last(&self) -> Zxid {
         self.last
@@ -163,6 +170,9 @@ impl Prep {
 
     fn body<'a>(&mut self, cx: &Cx<'a>, arena: &'a mut Vec<Vec<u8>>) -> Result<TxnBody<'a>, Code> {
         let mut d = Decoder::new(cx.ask.body);
+        if cx.ask.moved {
+            return Err(Code::SESSIONMOVED);
+        }
         match cx.ask.op {
             Op::Multi => self.multi(cx, &mut d, arena),
             Op::CreateSession => Ok(TxnBody::CreateSession { timeout_ms: d.int()? }),

@@ -1,55 +1,36 @@
 //! The core: owns the order of writes, the sessions and the state, sans-io.
 //!
-//! In: messages of shards ([`Server::handle`]), durable tickets, ticks. Out: things to persist, change batches.
-//! Not here: threads, rings, clocks, files (`net`), what four-letter words print (`net::words`).
+//! In: messages of shards ([`Server::handle`]), of peers ([`Server::peer`]), durable tickets, ticks. Out: things to persist,
+//! bytes for peers, change batches.
+//! Lives here: what a message asks for. `roles`: what each role does with it and how roles change; `learning`: what a
+//! learner waits for; `telling`: how committed transactions and controls reach the shards; `reaper`.
+//! Not here: threads, rings, clocks, files (`net`), what four-letter words print (`net::words`), who commits (`zab`).
 //! Invariants:
-//! - the queue holds proposals and controls in the order in which they were accepted; they leave in that order;
-//! - a proposal leaves only when it is committed; a control leaves when everything before it has left;
-//! - every accepted request leaves as exactly one step for its connection.
+//! - a transaction is applied when it is committed, a control leaves when everything that it stands behind is applied;
+//! - every accepted request leaves as exactly one step for its connection, unless the role in which it was accepted ends.
 
+mod learning;
 mod reaper;
+mod roles;
+mod telling;
+
+pub use roles::{Need, PeerInput};
 
 use crate::error::Code;
 use crate::ids::{ConnId, SessionId, Ticket, Zxid};
 use crate::limits::Limits;
-use crate::msg::{Act, Activity, ChangeBatch, Connect, Request, Span, Step, Target, ToCore};
-use crate::pipeline::{Ask, Database, Notice, Origin, Prep};
+use crate::msg::{Act, Activity, Connect, Request, Span, Target, ToCore};
+use crate::pipeline::{Ask, Database, Notice, Prep};
 use crate::proto::{Decoder, Encode, Op, ReconfigRequest};
 use crate::session::{Standing, Tracker, first_id, password};
 use crate::time::{MonoMs, Now};
-use crate::zab::{Persistence, Solo};
+use crate::zab::{Epochs, Member, Persistence, Ports, Role, Settings, Window};
+use learning::Learning;
 use reaper::Reaper;
+use roles::Service;
 use std::collections::VecDeque;
 use std::sync::Arc;
-
-/// Something accepted and not yet told to the shards.
-#[derive(Debug)]
-enum Item {
-    Txn {
-        zxid: Zxid,
-        bytes: Box<[u8]>,
-        waits: Waits,
-    },
-    /// Body and target of a control; the span of a `Reply` or `Text` act is filled in when it leaves.
-    Control {
-        target: Target,
-        body: Vec<u8>,
-    },
-    /// getEphemerals: answered from the state that its place in the order has.
-    Ephemerals {
-        conn: ConnId,
-        session: SessionId,
-        prefix: String,
-    },
-}
-
-/// Who waits for a transaction.
-#[derive(Debug)]
-enum Waits {
-    Nobody,
-    Reply(ConnId),
-    Session(ConnId),
-}
+use telling::{Control, Item, Waits};
 
 /// Counters for status commands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -69,43 +50,70 @@ pub struct Gauges {
 pub struct Server {
     limits: Arc<Limits>,
     db: Database,
-    prep: Prep,
-    order: Solo,
+    zab: Member,
+    service: Service,
     tracker: Tracker,
+    shards: usize,
     reaper: Reaper,
-    queue: VecDeque<Item>,
+    controls: VecDeque<Control>,
+    /// Own proposals not applied yet, with who waits for each.
+    waiting: VecDeque<(Zxid, Waits)>,
+    /// Bytes of own proposals not applied yet, and of controls.
     queued_bytes: usize,
+    learning: Learning,
+    /// Requests of learners that wait for room, and their bytes.
+    forwarded: VecDeque<roles::Forwarded>,
+    forwarded_bytes: usize,
+    needs: VecDeque<Need>,
     generation: u64,
     gauges: Gauges,
     digests: VecDeque<(Zxid, u64)>,
 }
 
-/// Tree digests kept: of every zxid that this divides, so many (fact sheet section 4, `hash`).
-const DIGEST_EVERY: u64 = 128;
-const DIGESTS_MAX: usize = 1024;
-
 /// Bytes and entries that may wait between prep and apply: above, the driver takes no more requests.
 const QUEUE_ENTRIES_MAX: usize = 1 << 16;
 const QUEUE_BYTES_MAX: usize = 256 << 20;
-/// Bytes of replies and paths beyond which a batch is closed. One step more may follow.
-const BATCH_BYTES_MAX: usize = 16 << 20;
 
 impl Server {
     /// A lone server over a state recovered from disk. Every session gets its whole timeout from `now` on.
     pub fn new(limits: Arc<Limits>, db: Database, server_id: u8, shards: usize, now: Now) -> Server {
-        let mut tracker = Tracker::new(limits.tick_ms, first_id(server_id, now.wall), shards);
-        for (&id, &timeout_ms) in db.sessions() {
-            tracker.add(id, timeout_ms, now.mono);
-        }
+        let zab = Member::alone(Settings::alone(), Window::new(db.last(), roles::REACH_ALONE));
+        let mut server = Server::with(limits, db, zab, server_id, shards, now);
+        server.tracker.restart(server.db.sessions().iter(), now.mono);
+        server.service = Service::Ordering(Box::new(Prep::new(&server.db, &server.limits)));
+        server
+    }
+
+    /// A member of an ensemble over a state recovered from disk, all of whose log is applied; `window` holds the end of
+    /// it. Call [`Server::start`] next.
+    pub fn member(
+        limits: Arc<Limits>,
+        db: Database,
+        ensemble: (Settings, Arc<crate::zab::members::Members>, Epochs, Window),
+        shards: usize,
+        now: Now,
+    ) -> Server {
+        let (settings, members, epochs, window) = ensemble;
+        let id = settings.me.0 as u8;
+        Server::with(limits, db, Member::new(settings, members, epochs, window), id, shards, now)
+    }
+
+    fn with(limits: Arc<Limits>, db: Database, zab: Member, id: u8, shards: usize, now: Now) -> Server {
         Server {
-            prep: Prep::new(&db, &limits),
-            order: Solo::new(db.last()),
+            tracker: Tracker::new(limits.tick_ms, first_id(id, now.wall), shards),
             reaper: Reaper::new(now.mono),
-            tracker,
+            service: Service::Closed { missing: 0 },
+            zab,
             db,
             limits,
-            queue: VecDeque::new(),
+            shards,
+            controls: VecDeque::new(),
+            waiting: VecDeque::new(),
             queued_bytes: 0,
+            learning: Learning::default(),
+            forwarded: VecDeque::new(),
+            forwarded_bytes: 0,
+            needs: VecDeque::new(),
             generation: 0,
             gauges: Gauges::default(),
             digests: VecDeque::new(),
@@ -114,41 +122,59 @@ impl Server {
 
     /// Whether the driver may hand in more requests. Reports and goodbyes are always taken.
     pub fn has_room(&self) -> bool {
-        self.queue.len() < QUEUE_ENTRIES_MAX && self.queued_bytes < QUEUE_BYTES_MAX
+        self.waiting.len() + self.controls.len() < QUEUE_ENTRIES_MAX
+            && self.queued_bytes < QUEUE_BYTES_MAX
+            && self.learning.has_room()
+            && !self.is_spent()
     }
 
     /// A message of a shard. Words and collected answers are the driver's: they come back.
-    pub fn handle(&mut self, m: ToCore, now: Now, out: &mut dyn Persistence) -> Option<ToCore> {
+    pub fn handle(&mut self, m: ToCore, now: Now, out: &mut dyn Ports) -> Option<ToCore> {
         match m {
             ToCore::Request(r) => self.request(r, now, out),
             ToCore::Connect(c) => self.connect(c, now, out),
-            ToCore::Gone { conn, session, .. } => self.tracker.detach(session, conn),
+            ToCore::Gone { conn, session, .. } => self.gone(conn, session),
             ToCore::Activity(Activity { shard, heard, drained_upto }) => {
                 for (id, at) in heard {
                     self.tracker.touch(id, at);
+                    if let (Service::Learning, Some(timeout_ms)) =
+                        (&self.service, self.tracker.timeout_ms(id))
+                    {
+                        self.zab.touch(id, timeout_ms);
+                    }
                 }
                 self.tracker.drained(shard, drained_upto);
             }
+            ToCore::Drained { generation, .. } => self.shard_drained(generation, now),
             other => return Some(other),
         }
         None
     }
 
-    fn request(&mut self, r: Request, now: Now, out: &mut dyn Persistence) {
+    fn gone(&mut self, conn: ConnId, session: SessionId) {
+        match self.service {
+            Service::Learning => self.tracker.forget(session, conn),
+            _ => self.tracker.detach(session, conn),
+        }
+    }
+
+    fn request(&mut self, r: Request, now: Now, out: &mut dyn Ports) {
         let standing = self.tracker.standing(r.session, r.attach);
-        if standing == Standing::Stranger {
+        if standing == Standing::Stranger || !self.is_open() {
             self.gauges.dropped_stale += 1;
             return;
         }
         self.tracker.touch(r.session, now.mono);
-        match r.op {
-            Op::Sync => self.sync(&r),
-            Op::GetEphemerals => self.get_ephemerals(&r),
-            // The one write whose record is read before it is given a zxid.
-            Op::Reconfig if ReconfigRequest::decode(&mut Decoder::new(&r.body)).is_err() => {
-                self.malformed(r.conn);
-            }
-            op => {
+        // The one write whose record is read before it is given a zxid.
+        let malformed = r.op == Op::Reconfig && ReconfigRequest::decode(&mut Decoder::new(&r.body)).is_err();
+        if malformed {
+            return self.local(r.conn, r.session, Item::malformed(r.conn));
+        }
+        match (r.op, &self.service) {
+            (Op::GetEphemerals, _) => self.get_ephemerals(&r),
+            (_, Service::Learning) => self.forward(r, out),
+            (Op::Sync, _) => self.sync(&r),
+            (op, _) => {
                 if op == Op::CloseSession {
                     self.tracker.close(r.session);
                 }
@@ -159,53 +185,80 @@ impl Server {
                     body: &r.body,
                     ids: &r.ids,
                     live: standing == Standing::Owner,
+                    moved: false,
                 };
                 self.propose(ask, now, Waits::Reply(r.conn), out);
             }
         }
     }
 
-    /// Answered in its place behind what was accepted before; the path comes back as it was sent.
+    /// Answered in its place behind what was proposed before; the path comes back as it was sent.
     fn sync(&mut self, r: &Request) {
-        let mut rest = Decoder::new(&r.body);
-        let (err, body) = match rest.string() {
-            Ok(_) => (Code::OK, r.body[..r.body.len() - rest.rest().len()].to_vec()),
-            Err(_) => (Code::MARSHALLINGERROR, Vec::new()),
-        };
-        self.control_with(Target::Conn(r.conn, Act::Reply { err, body: Span::default() }), body);
+        let item = Item::sync(r.conn, &r.body);
+        self.control_behind(self.zab.last_logged(), item);
     }
 
     fn get_ephemerals(&mut self, r: &Request) {
-        match Decoder::new(&r.body).string() {
-            Ok(prefix) => {
-                let prefix = prefix.unwrap_or_default().into_owned();
-                self.queue.push_back(Item::Ephemerals { conn: r.conn, session: r.session, prefix });
+        let item = match Decoder::new(&r.body).string() {
+            Ok(prefix) => Item::Ephemerals {
+                conn: r.conn,
+                session: r.session,
+                prefix: prefix.unwrap_or_default().into_owned(),
+            },
+            Err(_) => Item::malformed(r.conn),
+        };
+        self.local(r.conn, r.session, item);
+    }
+
+    /// Something that is answered here, behind its session's earlier requests.
+    fn local(&mut self, conn: ConnId, session: SessionId, item: Item) {
+        match self.service {
+            Service::Learning => {
+                if let Some(item) = self.learning.local(session, conn, item) {
+                    self.control_behind(Zxid::ZERO, item);
+                }
             }
-            Err(_) => self.malformed(r.conn),
+            _ => self.control_behind(self.zab.last_logged(), item),
         }
     }
 
-    /// Answered in its place, at no zxid.
-    fn malformed(&mut self, conn: ConnId) {
-        let act = Act::Reply { err: Code::MARSHALLINGERROR, body: Span::default() };
-        self.control(Target::Conn(conn, act));
-    }
-
-    fn connect(&mut self, c: Connect, now: Now, out: &mut dyn Persistence) {
+    fn connect(&mut self, c: Connect, now: Now, out: &mut dyn Ports) {
+        if !self.is_open() {
+            // Not serving: the client tries another server.
+            return self.control(Target::Conn(c.conn, Act::Close));
+        }
         if c.session == SessionId::NONE {
             let id = self.tracker.next_id();
             let body = c.timeout_ms.to_be_bytes();
-            let ask = Ask { session: id, cxid: 0, op: Op::CreateSession, body: &body, ids: &[], live: true };
+            if let Service::Learning = self.service {
+                return self.forward_new_session(id, &c, &body, out);
+            }
+            let ask = Ask {
+                session: id,
+                cxid: 0,
+                op: Op::CreateSession,
+                body: &body,
+                ids: &[],
+                live: true,
+                moved: false,
+            };
             self.propose(ask, now, Waits::Session(c.conn), out);
             return;
         }
         // The password first: a wrong one must not evict the holder (fact sheet 3.1, deviation advised there).
-        let granted = (c.password == password(c.session))
-            .then(|| self.tracker.attach(c.session, c.conn, c.timeout_ms, now.mono))
-            .flatten();
+        if c.password != password(c.session) {
+            return self.control(Target::Conn(c.conn, Act::Refused));
+        }
+        if let Service::Learning = self.service {
+            return self.revalidate(&c, out);
+        }
+        let granted = self.tracker.attach(c.session, c.conn, c.timeout_ms, now.mono);
+        self.attached(&c, granted);
+    }
+
+    fn attached(&mut self, c: &Connect, granted: Option<crate::session::Attached>) {
         let Some(granted) = granted else {
-            self.control(Target::Conn(c.conn, Act::Refused));
-            return;
+            return self.control(Target::Conn(c.conn, Act::Refused));
         };
         if let Some(former) = granted.former {
             self.control(Target::Conn(former, Act::Close));
@@ -220,35 +273,54 @@ impl Server {
     }
 
     fn propose(&mut self, ask: Ask<'_>, now: Now, waits: Waits, out: &mut dyn Persistence) {
-        let p = self.prep.propose(&self.db, &self.limits, ask, now.wall);
-        self.order.submit(p.zxid, &p.bytes, out);
+        let Service::Ordering(prep) = &mut self.service else { return };
+        let p = prep.propose(&self.db, &self.limits, ask, now.wall);
         self.gauges.proposals += 1;
         self.queued_bytes += p.bytes.len();
-        self.queue.push_back(Item::Txn { zxid: p.zxid, bytes: p.bytes, waits });
+        self.waiting.push_back((p.zxid, waits));
+        self.zab.submit(p.zxid, p.bytes, out);
     }
 
-    /// Puts a control into the order.
+    /// Puts a control into the order: behind everything that was accepted before it.
     pub fn control(&mut self, target: Target) {
         self.control_with(target, Vec::new());
     }
 
     /// The same with a body for a `Reply` or `Text` act.
     pub fn control_with(&mut self, target: Target, body: Vec<u8>) {
-        self.queued_bytes += body.len();
-        self.queue.push_back(Item::Control { target, body });
+        let behind = match self.service {
+            Service::Ordering(_) => self.zab.last_logged(),
+            _ => Zxid::ZERO,
+        };
+        self.control_behind(behind, Item::Control { target, body });
     }
 
     /// Everything up to `ticket` is durable here.
-    pub fn durable(&mut self, ticket: Ticket) {
-        self.order.durable(ticket);
+    pub fn durable(&mut self, ticket: Ticket, now: Now, out: &mut dyn Ports) {
+        self.zab.durable(ticket, now.mono, out);
+        self.events(now, out);
     }
 
-    /// What is due: expired sessions, the reaper. Proposes at most what the queue has room for.
-    pub fn tick(&mut self, now: Now, out: &mut dyn Persistence) {
+    /// What is due: elections, silent peers, expired sessions, the reaper. Proposes at most what the queue has room for.
+    pub fn tick(&mut self, now: Now, out: &mut dyn Ports) {
+        self.zab.tick(now.mono, out);
+        self.events(now, out);
+        self.serve_forwarded(now, out);
+        if !matches!(self.service, Service::Ordering(_)) {
+            return;
+        }
         while self.has_room() {
             let Some(id) = self.tracker.expire_one(now.mono) else { break };
             self.gauges.expired += 1;
-            let ask = Ask { session: id, cxid: 0, op: Op::CloseSession, body: &[], ids: &[], live: false };
+            let ask = Ask {
+                session: id,
+                cxid: 0,
+                op: Op::CloseSession,
+                body: &[],
+                ids: &[],
+                live: false,
+                moved: false,
+            };
             self.propose(ask, now, Waits::Nobody, out);
         }
         for path in self.reaper.due(&self.db, &self.limits, now) {
@@ -265,6 +337,7 @@ impl Server {
                 body: &body,
                 ids: &[],
                 live: true,
+                moved: false,
             };
             self.propose(ask, now, Waits::Nobody, out);
         }
@@ -272,122 +345,12 @@ impl Server {
 
     /// When [`Server::tick`] has something to do next.
     pub fn next_deadline(&self) -> MonoMs {
-        let reap = self.reaper.next_deadline(&self.limits);
-        self.tracker.next_deadline().map_or(reap, |expiry| expiry.min(reap))
-    }
-
-    /// Whether [`Server::advance`] has something to tell.
-    pub fn can_advance(&self) -> bool {
-        match self.queue.front() {
-            None => false,
-            Some(Item::Txn { zxid, .. }) => *zxid <= self.order.committed(),
-            Some(_) => true,
-        }
-    }
-
-    /// Applies what is committed and releases the controls between, at most `budget` steps, into `batch`. The caller
-    /// puts the batch into the change ring right after, and then calls [`Server::published`].
-    pub fn advance(&mut self, batch: &mut ChangeBatch, budget: usize, now: Now) {
-        batch.generation = self.generation;
-        for _ in 0..budget {
-            if !self.can_advance() || batch.bytes.len() >= BATCH_BYTES_MAX {
-                break;
-            }
-            match self.queue.pop_front() {
-                Some(Item::Txn { bytes, waits, .. }) => self.apply(&bytes, waits, batch, now),
-                Some(Item::Control { target, body }) => {
-                    self.queued_bytes -= body.len();
-                    let span = batch.put(|out| out.extend_from_slice(&body));
-                    push(batch, None, batch.changes.len(), with_span(target, span));
-                }
-                Some(Item::Ephemerals { conn, session, prefix }) => {
-                    let mut body = Vec::new();
-                    let act = if self.put_ephemerals(session, &prefix, &mut body) {
-                        Act::Reply { err: Code::OK, body: batch.put(|out| out.extend_from_slice(&body)) }
-                    } else {
-                        // No connection may have that much unsent; and there is no error for it.
-                        Act::Close
-                    };
-                    push(batch, None, batch.changes.len(), Target::Conn(conn, act));
-                }
-                None => break,
-            }
-        }
-        self.prep.applied(self.db.last());
-    }
-
-    /// The batch that the last [`Server::advance`] filled is in the change ring.
-    pub fn published(&mut self) {
-        self.db.tree.publish(self.db.last());
-    }
-
-    /// `false`: the list is longer than any reply may be.
-    fn put_ephemerals(&self, session: SessionId, prefix: &str, out: &mut Vec<u8>) -> bool {
-        let all = prefix.trim().is_empty() || prefix == "/";
-        let paths: Vec<_> = self.db.ephemerals(session).filter(|p| all || p.starts_with(prefix)).collect();
-        if paths.iter().map(|p| p.len() + 4).sum::<usize>() > self.limits.conn_hard_limit_bytes {
-            return false;
-        }
-        out.put_len(paths.len());
-        for p in paths {
-            out.put_string(p);
-        }
-        true
-    }
-
-    fn apply(&mut self, bytes: &[u8], waits: Waits, batch: &mut ChangeBatch, now: Now) {
-        self.queued_bytes -= bytes.len();
-        self.gauges.commits += 1;
-        let changes_from = batch.changes.len();
-        let reply = matches!(waits, Waits::Reply(_));
-        let (applied, body) = self
-            .db
-            .apply(bytes, Origin::Own, Some(batch), reply)
-            .expect("prep encodes what apply decodes; a difference is a bug that must not go on");
-        self.note_digest(applied.zxid);
-        let target = match waits {
-            _ if applied.kind == Op::CreateSession.wire() => self.session_made(&applied, waits, now),
-            _ if applied.kind == Op::CloseSession.wire() => self.session_closed(applied.session, waits),
-            Waits::Reply(conn) => Target::Conn(conn, Act::Reply { err: applied.code, body }),
-            Waits::Nobody | Waits::Session(_) => Target::None,
-        };
-        push(batch, Some(applied.zxid), changes_from, target);
-    }
-
-    fn note_digest(&mut self, zxid: Zxid) {
-        if self.limits.digest && zxid.0.is_multiple_of(DIGEST_EVERY) {
-            if self.digests.len() == DIGESTS_MAX {
-                self.digests.pop_front();
-            }
-            self.digests.push_back((zxid, self.db.tree.digest()));
-        }
-    }
-    /// Tree digests that were kept, oldest first.
-    pub fn digests(&self) -> impl Iterator<Item = &(Zxid, u64)> {
-        self.digests.iter()
-    }
-
-    fn session_made(&mut self, applied: &crate::pipeline::Applied, waits: Waits, now: Now) -> Target {
-        let (session, timeout_ms) = (applied.session, applied.timeout_ms);
-        self.tracker.add(session, timeout_ms, now.mono);
-        let Waits::Session(conn) = waits else { return Target::None };
-        match self.tracker.attach(session, conn, timeout_ms, now.mono) {
-            Some(a) => {
-                let attach = a.attach;
-                Target::Conn(conn, Act::Attached { session, attach, timeout_ms, password: password(session) })
-            }
-            None => Target::Conn(conn, Act::Refused),
-        }
-    }
-
-    /// The client that asked gets its reply; whoever else owns the session is closed without one.
-    fn session_closed(&mut self, session: SessionId, waits: Waits) -> Target {
-        let owner = self.tracker.remove(session);
-        match (waits, owner) {
-            (Waits::Reply(conn), _) => Target::Conn(conn, Act::ReplyAndClose),
-            (_, Some(conn)) => Target::Conn(conn, Act::Close),
-            _ => Target::None,
-        }
+        let zab = self.zab.next_deadline();
+        let own = matches!(self.service, Service::Ordering(_)).then(|| {
+            let reap = self.reaper.next_deadline(&self.limits);
+            self.tracker.next_deadline().map_or(reap, |expiry| expiry.min(reap))
+        });
+        zab.into_iter().chain(own).min().unwrap_or(MonoMs(u64::MAX))
     }
 
     /// What the operator should hear of.
@@ -402,6 +365,14 @@ impl Server {
     pub fn db(&self) -> &Database {
         &self.db
     }
+    /// Who commits; only for reading.
+    pub fn zab(&self) -> &Member {
+        &self.zab
+    }
+    /// What this server is at present.
+    pub fn role(&self) -> Role {
+        self.zab.role()
+    }
     /// Frees what no reader needs any more, at most `budget` pieces. Returns whether more is waiting.
     pub fn collect(&mut self, budget: usize) -> bool {
         self.db.tree.collect(budget).more
@@ -410,36 +381,35 @@ impl Server {
     pub fn tracker(&self) -> &Tracker {
         &self.tracker
     }
-    /// The last zxid given out.
+    /// The last zxid given out, or logged.
     pub fn last_proposed(&self) -> Zxid {
-        self.prep.last()
+        self.zab.last_logged()
     }
     /// Counters.
     pub fn gauges(&self) -> Gauges {
         Gauges {
-            sessions: self.tracker.len(),
+            sessions: self.db.sessions().len(),
             ephemerals: self.db.ephemeral_count(),
-            queued: self.queue.len(),
+            queued: self.waiting.len() + self.controls.len() + self.learning.len(),
             ..self.gauges
         }
     }
 }
 
-/// Fills the span into the acts that have one.
-fn with_span(target: Target, span: Span) -> Target {
-    match target {
-        Target::Conn(conn, Act::Reply { err, .. }) => Target::Conn(conn, Act::Reply { err, body: span }),
-        Target::Conn(conn, Act::Text(_)) => Target::Conn(conn, Act::Text(span)),
-        other => other,
+impl Item {
+    /// Answered in its place, at no zxid.
+    fn malformed(conn: ConnId) -> Item {
+        let act = Act::Reply { err: Code::MARSHALLINGERROR, body: Span::default() };
+        Item::Control { target: Target::Conn(conn, act), body: Vec::new() }
     }
-}
 
-fn push(batch: &mut ChangeBatch, zxid: Option<Zxid>, changes_from: usize, target: Target) {
-    match &target {
-        Target::None => {}
-        Target::Conn(conn, _) => batch.concerns |= 1 << (conn.shard.0 % 64),
-        Target::All(_) => batch.concerns = u64::MAX,
+    /// The answer to a sync: its path, as it was sent.
+    fn sync(conn: ConnId, request: &[u8]) -> Item {
+        let mut rest = Decoder::new(request);
+        let (err, body) = match rest.string() {
+            Ok(_) => (Code::OK, request[..request.len() - rest.rest().len()].to_vec()),
+            Err(_) => (Code::MARSHALLINGERROR, Vec::new()),
+        };
+        Item::Control { target: Target::Conn(conn, Act::Reply { err, body: Span::default() }), body }
     }
-    let changes = Span { start: changes_from as u32, end: batch.changes.len() as u32 };
-    batch.steps.push(Step { zxid, changes, target });
 }

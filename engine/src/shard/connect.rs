@@ -81,7 +81,9 @@ impl Shard {
         };
         // R6: whoever has seen more than this shard is not served. The ring was consumed before these bytes were
         // looked at; so the client tries another server, as with ZooKeeper.
-        if r.last_zxid_seen.wire() > self.h.wire() {
+        let seen = r.last_zxid_seen;
+        let covered = seen.counter() == 0 && seen <= self.covers;
+        if seen.wire() > self.h.wire() && !covered {
             self.conns[slot].end(Close::Now);
             return true;
         }

@@ -12,6 +12,7 @@ use crate::msg::{Act, Change, ChangeBatch, CoreLink, Span, Step, Target, ToCore}
 use crate::path;
 use crate::proto::{Encode, Op, ReplyHeader, WatcherEvent, perm, put_frame, xid};
 use crate::time::Now;
+use crate::tree;
 
 impl Shard {
     /// Takes in one batch of the change ring. Batches come in order, each once.
@@ -80,7 +81,9 @@ impl Shard {
             Act::Close => self.conns[slot].end(Close::AfterFlush),
             Act::Text(span) => self.text(slot, batch.get(*span)),
             // Controls for every shard; for one connection they mean nothing.
-            Act::Collect { .. } | Act::CloseAll { .. } => debug_assert!(false, "{act:?} for one connection"),
+            Act::Collect { .. } | Act::CloseAll { .. } | Act::Serve { .. } => {
+                debug_assert!(false, "{act:?} for one connection")
+            }
         }
     }
 
@@ -134,8 +137,25 @@ impl Shard {
                 }
                 self.drained(core);
             }
+            Act::Serve { tree, h, covers } => self.serve_from(tree, *h, *covers),
             _ => debug_assert!(false, "{act:?} for every shard"),
         }
+    }
+
+    /// Nobody is attached here: what is read, and at which horizon, may change.
+    fn serve_from(&mut self, tree: &tree::Handle, h: Zxid, covers: Zxid) {
+        debug_assert_eq!(self.sessions, 0, "a role begins when those of the last one are gone");
+        if !self.reader.reads(tree) {
+            match tree.reader() {
+                Some(reader) => self.reader = reader,
+                None => {
+                    debug_assert!(false, "a tree has a reader for every shard");
+                    return;
+                }
+            }
+            self.reader.begin_turn(h);
+        }
+        (self.h, self.covers) = (h, covers);
     }
 
     /// Queues the events of one change, for those who watch and may read.

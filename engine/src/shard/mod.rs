@@ -69,6 +69,8 @@ pub struct Shard {
     reader: Reader,
     /// The horizon: the last zxid consumed.
     h: Zxid,
+    /// The beginning of the newest epoch whose history `h` completes.
+    covers: Zxid,
     /// Batches of an older one are void.
     generation: u64,
     /// Asked to close everything; the generation that starts when nobody is left.
@@ -150,6 +152,7 @@ impl Shard {
             admission,
             reader,
             h,
+            covers: Zxid::ZERO,
             generation,
             draining: None,
             conns: Conns::new(id),

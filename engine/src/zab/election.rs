@@ -446,9 +446,6 @@ impl Election {
             self.enter(n.round, heard.vote, now, links);
         } else if later {
             self.enter(n.round, best, now, links);
-        } else if self.better(&best, &heard.vote) {
-            // It may have begun after we told everybody: it need not wait until we repeat it.
-            self.answer(from, links);
         }
         self.hunt.as_mut()?.votes.insert(from, heard);
         self.judge(now)

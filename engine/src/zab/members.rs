@@ -191,6 +191,11 @@ pub struct Members {
 }
 
 impl Members {
+    /// Of a lone server: nobody votes.
+    pub fn none() -> Members {
+        Members { version: 0, members: BTreeMap::new(), voters: Vec::new(), groups: BTreeMap::new() }
+    }
+
     /// The ensemble of these servers. `groups`: `None` for quorums by majority.
     ///
     /// # Errors

@@ -1,19 +1,27 @@
-//! Who may commit, and when: a lone server ([`Solo`]), or a member of an ensemble by Zab (DESIGN section 6).
+//! Who may commit, and when: a lone server, or a member of an ensemble by Zab (DESIGN section 6).
 //!
-//! Lives here: packets and notifications (`wire`), members and quorums (`members`), leader election (`election`). Carries
-//! opaque bytes; knows only ids and time. Not here: what a transaction means (`txn`), sockets and files (`net`, `wal`).
+//! Lives here: packets and notifications (`wire`), members and quorums (`members`), leader election (`election`), the
+//! newest history (`window`), the two roles (`leader`, `learner`), and what ties them together ([`Member`]). Carries opaque
+//! bytes; knows only ids and time. Not here: what a transaction means (`txn`), sockets and files (`net`, `wal`).
 //! Invariants:
 //! - tickets rise by one per thing to persist, and are executed in that order;
 //! - a zxid is committed only when it is durable on a quorum, and commits are in zxid order.
 
+mod base;
 pub mod election;
+mod leader;
+mod learner;
+mod member;
 pub mod members;
 mod record;
-mod solo;
+mod window;
 pub mod wire;
 
+pub use base::{Settings, Why};
+pub use election::Knobs;
+pub use member::{Counters, Event, Forward, Member, Role};
 pub use record::{Mark, Record};
-pub use solo::Solo;
+pub use window::{Entry, Place, Reach, Window};
 
 use crate::ids::{LinkId, ServerId, Ticket};
 

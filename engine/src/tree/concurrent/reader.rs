@@ -99,6 +99,11 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// Whether this is a reader of that tree.
+    pub fn reads(&self, tree: &Handle) -> bool {
+        Arc::ptr_eq(&self.shared, &tree.shared)
+    }
+
     /// Begins a turn at horizon `h`: from here on everything visible at `h` or later is kept. The order is: this,
     /// then load the ring's end, then read. Returns the lowest horizon at which this turn may read: `h`, or, if the
     /// reader rested, the end published so far, which the ring's end has reached too.

@@ -1,0 +1,164 @@
+//! What a learner waits for: requests that it forwarded, per session in order, and sessions that it asked about.
+//!
+//! Not here: the packets (`zab`), what is done with an answer (`roles`, `telling`).
+//! Invariants:
+//! - a session's requests finish in the order in which they came: by the committed transaction with its session and cxid,
+//!   by a SYNC, or, for what is answered here, when nothing stands before it any more;
+//! - what is kept is bounded: [`Learning::has_room`].
+
+use super::telling::{Item, Waits};
+use crate::ids::{ConnId, SessionId};
+use crate::msg::Connect;
+use crate::proto::{Decoder, Op};
+use crate::txn::TxnHeader;
+use std::collections::{HashMap, VecDeque};
+
+/// Requests and bytes on their way to the leader and back, above which no more are taken.
+const ENTRIES_MAX: usize = 1 << 16;
+const BYTES_MAX: usize = 64 << 20;
+
+/// One unfinished request.
+#[derive(Debug)]
+enum Wait {
+    Write { conn: ConnId, cxid: i32, bytes: usize },
+    Session { conn: ConnId },
+    Sync { item: Item, bytes: usize },
+    Local(Item),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Learning {
+    sessions: HashMap<SessionId, VecDeque<Wait>>,
+    /// Sessions of the forwarded syncs, in the order in which the leader will answer.
+    syncs: VecDeque<SessionId>,
+    asked: HashMap<SessionId, VecDeque<Connect>>,
+    entries: usize,
+    bytes: usize,
+}
+
+impl Learning {
+    pub fn has_room(&self) -> bool {
+        self.entries < ENTRIES_MAX && self.bytes < BYTES_MAX
+    }
+    pub fn len(&self) -> usize {
+        self.entries
+    }
+
+    fn push(&mut self, session: SessionId, wait: Wait) {
+        self.entries += 1;
+        self.bytes += wait.bytes();
+        self.sessions.entry(session).or_default().push_back(wait);
+    }
+
+    pub fn write(&mut self, session: SessionId, conn: ConnId, cxid: i32, bytes: usize) {
+        self.push(session, Wait::Write { conn, cxid, bytes });
+    }
+    pub fn new_session(&mut self, session: SessionId, conn: ConnId) {
+        self.push(session, Wait::Session { conn });
+    }
+    pub fn sync(&mut self, session: SessionId, item: Item, bytes: usize) {
+        self.push(session, Wait::Sync { item, bytes });
+        self.syncs.push_back(session);
+    }
+    /// Something answered here: comes back when nothing stands before it.
+    pub fn local(&mut self, session: SessionId, _conn: ConnId, item: Item) -> Option<Item> {
+        if !self.sessions.contains_key(&session) {
+            return Some(item);
+        }
+        self.push(session, Wait::Local(item));
+        None
+    }
+
+    /// A committed transaction, before it is applied: who waits for it, and what may be answered behind it.
+    pub fn finished(&mut self, txn: &[u8]) -> (Waits, Vec<Item>) {
+        if self.sessions.is_empty() {
+            return (Waits::Nobody, Vec::new());
+        }
+        let Ok(header) = TxnHeader::decode(&mut Decoder::new(txn)) else {
+            return (Waits::Nobody, Vec::new());
+        };
+        let waits = match self.sessions.get(&header.session).and_then(VecDeque::front) {
+            Some(Wait::Write { conn, cxid, .. }) if *cxid == header.cxid => Waits::Reply(*conn),
+            Some(Wait::Session { conn })
+                if [Op::CreateSession.wire(), Op::Error.wire()].contains(&header.kind) =>
+            {
+                Waits::Session(*conn)
+            }
+            _ => return (Waits::Nobody, Vec::new()),
+        };
+        self.pop(header.session);
+        (waits, self.locals(header.session))
+    }
+
+    /// The leader has answered the oldest sync: whose is it?
+    pub fn next_sync(&mut self) -> Option<SessionId> {
+        self.syncs.pop_front()
+    }
+
+    /// The sync of that session is done, and what may be answered behind it.
+    pub fn sync_done(&mut self, session: SessionId) -> Vec<Item> {
+        let at_front =
+            matches!(self.sessions.get(&session).and_then(VecDeque::front), Some(Wait::Sync { .. }));
+        if !at_front {
+            return Vec::new();
+        }
+        let mut items = Vec::new();
+        if let Some(Wait::Sync { item, .. }) = self.pop(session) {
+            items.push(item);
+        }
+        items.append(&mut self.locals(session));
+        items
+    }
+
+    fn pop(&mut self, session: SessionId) -> Option<Wait> {
+        let queue = self.sessions.get_mut(&session)?;
+        let wait = queue.pop_front()?;
+        if queue.is_empty() {
+            self.sessions.remove(&session);
+        }
+        self.entries -= 1;
+        self.bytes -= wait.bytes();
+        Some(wait)
+    }
+
+    fn locals(&mut self, session: SessionId) -> Vec<Item> {
+        let mut items = Vec::new();
+        while matches!(self.sessions.get(&session).and_then(VecDeque::front), Some(Wait::Local(_))) {
+            if let Some(Wait::Local(item)) = self.pop(session) {
+                items.push(item);
+            }
+        }
+        items
+    }
+
+    /// A closed session waits for nothing; a sync of it may still be answered.
+    pub fn closed(&mut self, session: SessionId) {
+        while self.pop(session).is_some() {}
+    }
+
+    /// The leader is asked whether a session lives; the client waits.
+    pub fn ask(&mut self, c: Connect) {
+        self.asked.entry(c.session).or_default().push_back(c);
+        self.entries += 1;
+    }
+    /// The oldest client that waits for an answer about this session.
+    pub fn answered(&mut self, session: SessionId) -> Option<Connect> {
+        let queue = self.asked.get_mut(&session)?;
+        let c = queue.pop_front()?;
+        if queue.is_empty() {
+            self.asked.remove(&session);
+        }
+        self.entries -= 1;
+        Some(c)
+    }
+}
+
+impl Wait {
+    fn bytes(&self) -> usize {
+        match self {
+            Wait::Write { bytes, .. } | Wait::Sync { bytes, .. } => *bytes,
+            Wait::Session { .. } | Wait::Local(_) => 0,
+        }
+    }
+}

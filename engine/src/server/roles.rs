@@ -1,0 +1,422 @@
+//! Roles: how one begins and ends, and what each does with requests, its own clients' and its peers' (DESIGN section 6).
+//!
+//! Invariants:
+//! - clients are served only between [`Act::Serve`] and [`Act::CloseAll`]; when the second is told, unfinished writes get no
+//!   reply, and nothing is applied until every shard has said that it holds no connection any more;
+//! - a leader starts to order when its whole log is applied; what is pending in its prep starts empty;
+//! - the state is replaced only while no shard reads it.
+
+use super::Server;
+use super::learning::Learning;
+use super::telling::{Item, Waits};
+use crate::ids::{LinkId, ServerId, SessionId, Zxid};
+use crate::msg::{Act, Connect, Request, Target};
+use crate::pipeline::{Ask, Database, Prep};
+use crate::proto::{Id, Op};
+use crate::session::Standing;
+use crate::time::Now;
+use crate::zab::{Event, Forward, Ports, Reach, Role, Why, Window};
+use std::sync::Arc;
+
+/// A lone server keeps nothing behind what is applied.
+pub(super) const REACH_ALONE: Reach = Reach { entries: 0, bytes: 0 };
+/// Bytes of one learner's requests that may wait for room; above, its link is given up.
+const FORWARDED_BYTES_MAX: usize = 256 << 20;
+/// A counter this close to its end is spent: the leader lets another epoch begin, in order.
+const COUNTER_SPENT: u32 = u32::MAX - 16;
+
+/// What this server does for its clients.
+pub(super) enum Service {
+    /// Nothing; so many shards have not yet said that the last role's connections are gone.
+    Closed { missing: usize },
+    /// A role has begun; clients are let in when everything up to `upto` is applied.
+    Opening { missing: usize, upto: Zxid, leading: Option<u32> },
+    /// Orders writes itself: alone, or as the leader.
+    Ordering(Box<Prep>),
+    /// Forwards writes to the leader.
+    Learning,
+}
+
+/// A request that a learner forwarded.
+#[derive(Debug)]
+pub(super) struct Forwarded {
+    link: LinkId,
+    session: SessionId,
+    cxid: i32,
+    op: i32,
+    body: Box<[u8]>,
+    ids: Arc<[Id]>,
+}
+
+/// What only the driver can do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// A line for the operator's log: something normal.
+    Say(String),
+    /// The same: something that may want a look.
+    Warn(String),
+    /// Stream a snapshot of the applied state to a learner ([`Server::stream_begins`], [`Server::stream_ended`]).
+    Stream { link: LinkId, to: ServerId },
+    /// Read the snapshot of that zxid from the link, make it durable, load it, then [`Server::install`].
+    Install { link: LinkId, zxid: Zxid },
+    /// Load the state again from disk, cut at that zxid, then [`Server::rebuild`].
+    Rebuild { zxid: Zxid },
+    /// The server cannot go on.
+    Fail(String),
+}
+
+/// What comes from the other members.
+#[derive(Debug)]
+pub enum PeerInput<'a> {
+    Election {
+        from: ServerId,
+        message: &'a [u8],
+    },
+    ElectionUp(ServerId),
+    ElectionDown(ServerId),
+    Accepted {
+        link: LinkId,
+        name: String,
+    },
+    Up(LinkId),
+    Down {
+        link: LinkId,
+        why: &'a str,
+    },
+    /// Bytes of a link; how many of them were used is returned.
+    Bytes {
+        link: LinkId,
+        bytes: &'a [u8],
+    },
+}
+
+impl Server {
+    /// Begins to look for a leader. Does nothing for a lone server.
+    pub fn start(&mut self, now: Now, out: &mut dyn Ports) {
+        self.zab.start(now.mono, out);
+        self.events(now, out);
+    }
+
+    /// Something from the other members. Returns how many bytes were used.
+    pub fn peer(&mut self, input: PeerInput<'_>, now: Now, out: &mut dyn Ports) -> usize {
+        let mut used = 0;
+        match input {
+            PeerInput::Election { from, message } => {
+                if let Err(Why(why)) = self.zab.election_message(from, message, now.mono, out) {
+                    self.needs.push_back(Need::Warn(format!(
+                        "server {from} sent an election message that makes no sense: {why}"
+                    )));
+                }
+            }
+            PeerInput::ElectionUp(id) => self.zab.election_up(id, now.mono, out),
+            PeerInput::ElectionDown(id) => self.zab.election_down(id),
+            PeerInput::Accepted { link, name } => self.zab.link_accepted(link, name, now.mono, out),
+            PeerInput::Up(link) => self.zab.link_up(link, now.mono, out),
+            PeerInput::Down { link, why } => self.zab.link_down(link, why, now.mono, out),
+            PeerInput::Bytes { link, bytes } => used = self.zab.link_bytes(link, bytes, now.mono, out),
+        }
+        self.events(now, out);
+        self.serve_forwarded(now, out);
+        used
+    }
+
+    /// Fills the learners' buffers. Call once per turn, before they are sent.
+    pub fn pump(&mut self, now: Now, out: &mut dyn Ports) {
+        self.serve_forwarded(now, out);
+        self.zab.pump(now.mono, out);
+        self.events(now, out);
+        if self.is_spent() && self.waiting.is_empty() && !self.can_advance() {
+            self.zab.failed("its zxid counter is spent: a new epoch begins".into(), now.mono, out);
+            self.events(now, out);
+        }
+    }
+
+    /// What only the driver can do.
+    pub fn take_need(&mut self) -> Option<Need> {
+        self.needs.pop_front()
+    }
+
+    pub(super) fn events(&mut self, now: Now, out: &mut dyn Ports) {
+        while let Some(e) = self.zab.take_event() {
+            self.event(e, now, out);
+        }
+    }
+
+    fn event(&mut self, e: Event, now: Now, out: &mut dyn Ports) {
+        match e {
+            Event::Looking { why } => {
+                self.needs.push_back(Need::Say(format!("looking for a leader: {why}")));
+                self.close_service();
+            }
+            Event::Leading { epoch } => {
+                self.needs.push_back(Need::Say(format!(
+                    "leading in epoch {epoch}, from {}",
+                    self.zab.last_logged()
+                )));
+                self.begin(self.zab.last_logged(), Some(epoch), now);
+            }
+            Event::Following { leader, observer, .. } => {
+                let verb = if observer { "observing" } else { "following" };
+                self.needs
+                    .push_back(Need::Say(format!("{verb} server {leader}, from {}", self.zab.committed())));
+                self.begin(self.zab.committed(), None, now);
+            }
+            Event::Request { link, session, cxid, op, body, ids } => {
+                self.take_forwarded(Forwarded { link, session, cxid, op, body, ids }, now, out);
+            }
+            Event::Revalidate { link, session, .. } => self.claim(link, session, now, out),
+            Event::Heard { link, sessions } => {
+                for (id, _) in sessions {
+                    if self.tracker.standing_at(id, link) == Standing::Owner {
+                        self.tracker.touch(id, now.mono);
+                    }
+                }
+            }
+            Event::LearnerGone(link) => {
+                self.forwarded.retain(|f| f.link != link);
+                self.forwarded_bytes = self.forwarded.iter().map(|f| f.body.len()).sum();
+            }
+            Event::Stream { link, to } => self.needs.push_back(Need::Stream { link, to }),
+            Event::Dropped { who, why } => {
+                self.needs.push_back(Need::Warn(format!("the link to {who} is closed: {why}")))
+            }
+            Event::Revalidated { session, valid } => self.revalidated(session, valid, now),
+            Event::Synced => {
+                if let Some(session) = self.learning.next_sync() {
+                    self.control_behind(self.zab.committed(), Item::SyncDone { session });
+                }
+            }
+            Event::Install { link, zxid } => self.needs.push_back(Need::Install { link, zxid }),
+            Event::Rebuild { zxid } => self.needs.push_back(Need::Rebuild { zxid }),
+            Event::Config { .. } => {}
+        }
+    }
+
+    /// Whether clients are served.
+    pub fn is_open(&self) -> bool {
+        matches!(self.service, Service::Ordering(_) | Service::Learning)
+    }
+    /// Whether some shard may still hold connections or readers of the last role. Nothing is replaced meanwhile.
+    pub fn is_draining(&self) -> bool {
+        matches!(self.service, Service::Closed { missing } | Service::Opening { missing, .. } if missing > 0)
+    }
+    /// Whether this leader has no zxid left in its epoch. A lone server carries into the next.
+    pub(super) fn is_spent(&self) -> bool {
+        self.zab.role() == Role::Leading && self.zab.last_logged().counter() >= COUNTER_SPENT
+    }
+
+    fn close_service(&mut self) {
+        self.forget_role_items();
+        self.learning = Learning::default();
+        self.forwarded.clear();
+        self.forwarded_bytes = 0;
+        self.tracker.restart(std::iter::empty(), Default::default());
+        let missing = match self.service {
+            Service::Closed { missing } | Service::Opening { missing, .. } => missing,
+            Service::Ordering(_) | Service::Learning => {
+                self.generation += 1;
+                self.control(Target::All(Act::CloseAll { generation: self.generation }));
+                self.shards
+            }
+        };
+        self.service = Service::Closed { missing };
+    }
+
+    fn begin(&mut self, upto: Zxid, leading: Option<u32>, now: Now) {
+        let missing = if let Service::Closed { missing } = self.service { missing } else { 0 };
+        self.service = Service::Opening { missing, upto, leading };
+        self.try_open(now);
+    }
+
+    pub(super) fn shard_drained(&mut self, generation: u64, now: Now) {
+        if generation != self.generation {
+            return;
+        }
+        if let Service::Closed { missing } | Service::Opening { missing, .. } = &mut self.service {
+            *missing = missing.saturating_sub(1);
+        }
+        self.try_open(now);
+    }
+
+    /// Lets clients in, once the last role's are gone and the state is there.
+    pub(super) fn try_open(&mut self, now: Now) {
+        let Service::Opening { missing: 0, upto, leading } = self.service else { return };
+        if self.db.last() < upto {
+            return;
+        }
+        let last = self.db.last();
+        let epoch = match leading {
+            Some(epoch) => {
+                self.tracker.restart(self.db.sessions().iter(), now.mono);
+                self.service = Service::Ordering(Box::new(Prep::leading(&self.db, &self.limits, epoch)));
+                epoch
+            }
+            None => {
+                self.tracker.restart(std::iter::empty(), now.mono);
+                self.service = Service::Learning;
+                self.zab.epochs().current
+            }
+        };
+        let text = self.zab.members().text();
+        // As in ZooKeeper, every server fills this node from its own configuration; it counts in no digest.
+        let _always_there = self.db.tree.set_data_only(last, crate::path::CONFIG, Some(text.as_bytes()));
+        let tree = self.db.tree.handle();
+        self.control(Target::All(Act::Serve { tree, h: last, covers: Zxid::new(epoch, 0) }));
+    }
+
+    /// The snapshot that a leader sent is durable, and this is the state that it holds.
+    ///
+    /// # Panics
+    /// While a shard may still read the old state ([`Server::is_draining`]).
+    pub fn install(&mut self, db: Database, now: Now, out: &mut dyn Ports) {
+        let zxid = db.last();
+        self.replace(db);
+        self.zab.installed(zxid, now.mono, out);
+        self.events(now, out);
+    }
+
+    /// The state was loaded again from disk; `window` holds the end of its history.
+    ///
+    /// # Panics
+    /// As [`Server::install`].
+    pub fn rebuild(&mut self, db: Database, window: Window, now: Now, out: &mut dyn Ports) {
+        self.replace(db);
+        self.zab.rebuilt(window, now.mono, out);
+        self.events(now, out);
+    }
+
+    fn replace(&mut self, db: Database) {
+        assert!(!self.is_draining() && !self.is_open(), "a state that is read may not be replaced");
+        self.db = db;
+        self.digests.clear();
+    }
+
+    /// What a need asked for cannot be done: another role is looked for.
+    pub fn give_up_role(&mut self, why: String, now: Now, out: &mut dyn Ports) {
+        self.zab.failed(why, now.mono, out);
+        self.events(now, out);
+    }
+
+    /// Leader: a stream of the applied state begins on that link. `None`: the learner is gone.
+    pub fn stream_begins(&mut self, link: LinkId, out: &mut dyn Ports) -> Option<Zxid> {
+        let zxid = self.db.last();
+        self.zab.stream_begins(link, zxid, out).then_some(zxid)
+    }
+    /// Leader: all of it is in the link's buffer.
+    pub fn stream_ended(&mut self, link: LinkId, zxid: Zxid, now: Now, out: &mut dyn Ports) {
+        self.zab.stream_ended(link, zxid, now.mono, out);
+        self.events(now, out);
+    }
+    /// Learner: the link whose bytes the driver reads, or lets wait.
+    pub fn is_loading(&self) -> Option<LinkId> {
+        self.zab.is_loading()
+    }
+
+    // ----- learner
+
+    pub(super) fn forward(&mut self, r: Request, out: &mut dyn Ports) {
+        let bytes = r.body.len();
+        if r.op == Op::Sync {
+            self.learning.sync(r.session, Item::sync(r.conn, &r.body), bytes);
+        } else {
+            if r.op == Op::CloseSession {
+                self.tracker.close(r.session);
+            }
+            self.learning.write(r.session, r.conn, r.xid, bytes);
+        }
+        let f = Forward { session: r.session, cxid: r.xid, op: r.op.wire(), body: &r.body, ids: &r.ids };
+        self.zab.forward(&f, out);
+    }
+
+    pub(super) fn forward_new_session(
+        &mut self,
+        id: SessionId,
+        c: &Connect,
+        body: &[u8],
+        out: &mut dyn Ports,
+    ) {
+        self.learning.new_session(id, c.conn);
+        let f = Forward { session: id, cxid: 0, op: Op::CreateSession.wire(), body, ids: &[] };
+        self.zab.forward(&f, out);
+    }
+
+    pub(super) fn revalidate(&mut self, c: &Connect, out: &mut dyn Ports) {
+        self.zab.revalidate(c.session, c.timeout_ms, out);
+        self.learning.ask(Connect { password: c.password, ..*c });
+    }
+
+    fn revalidated(&mut self, session: SessionId, valid: bool, now: Now) {
+        let Some(c) = self.learning.answered(session) else { return };
+        let granted = if valid {
+            self.tracker.add(session, c.timeout_ms, now.mono);
+            self.tracker.attach(session, c.conn, c.timeout_ms, now.mono)
+        } else {
+            None
+        };
+        self.attached(&c, granted);
+    }
+
+    // ----- leader
+
+    /// A client with this session is at that learner now.
+    fn claim(&mut self, link: LinkId, session: SessionId, now: Now, out: &mut dyn Ports) {
+        let claimed = match self.service {
+            Service::Ordering(_) => self.tracker.claim(session, link, now.mono),
+            _ => None,
+        };
+        if let Some(Some(former)) = claimed {
+            self.control(Target::Conn(former, Act::Close));
+        }
+        self.zab.answer(link, session, claimed.is_some(), out);
+    }
+
+    fn take_forwarded(&mut self, f: Forwarded, now: Now, out: &mut dyn Ports) {
+        if self.forwarded_bytes > FORWARDED_BYTES_MAX {
+            out.close(f.link);
+            self.needs.push_back(Need::Warn(
+                "a learner forwards more than can be ordered: its link is closed".into(),
+            ));
+            return;
+        }
+        self.forwarded_bytes += f.body.len();
+        self.forwarded.push_back(f);
+        self.serve_forwarded(now, out);
+    }
+
+    pub(super) fn serve_forwarded(&mut self, now: Now, out: &mut dyn Ports) {
+        while matches!(self.service, Service::Ordering(_))
+            && self.has_room()
+            && let Some(f) = self.forwarded.pop_front()
+        {
+            self.forwarded_bytes -= f.body.len();
+            self.order_forwarded(f, now, out);
+        }
+    }
+
+    fn order_forwarded(&mut self, f: Forwarded, now: Now, out: &mut dyn Ports) {
+        // What no client may ask for is answered as unknown.
+        let op = Op::from_wire(f.op).filter(|op| *op != Op::DeleteContainer).unwrap_or(Op::Ping);
+        let standing = match op {
+            Op::CreateSession => Standing::Owner,
+            _ => self.tracker.standing_at(f.session, f.link),
+        };
+        if op == Op::Sync {
+            self.zab.sync(f.link);
+            return;
+        }
+        if op == Op::CloseSession && standing == Standing::Owner {
+            self.tracker.close(f.session);
+        }
+        let ask = Ask {
+            session: f.session,
+            cxid: f.cxid,
+            op,
+            body: &f.body,
+            ids: &f.ids,
+            live: standing == Standing::Owner,
+            moved: standing == Standing::Stranger,
+        };
+        self.tracker.touch(f.session, now.mono);
+        self.propose(ask, now, Waits::Nobody, out);
+    }
+}

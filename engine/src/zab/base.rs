@@ -1,0 +1,168 @@
+//! What a member has in every phase: its history, its epochs, its tickets.
+//!
+//! Not here: how phases follow each other (`member`), what they say to whom (`leader`, `learner`).
+//! Invariants:
+//! - `committed` never falls, except when the history itself is replaced by a snapshot or cut below it;
+//! - what was taken for applying is committed, and is taken in order, once.
+
+use super::members::Members;
+use super::window::{Entry, Place, Window};
+use super::wire::Kind;
+use super::{Epochs, Event, Knobs, Mark, Persist, Persistence};
+use crate::ids::{ServerId, Ticket, Zxid};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What a member is told once.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub me: ServerId,
+    /// Follows without a voice.
+    pub observer: bool,
+    /// `tickTime`, ms.
+    pub tick_ms: u64,
+    /// Ticks until a learner must be synchronised (`initLimit`).
+    pub init_limit: u64,
+    /// Ticks that a peer may be silent (`syncLimit`).
+    pub sync_limit: u64,
+    /// `leader.maxTimeToWaitForEpoch`, ms; `None`: as long as `init_limit` allows.
+    pub epoch_wait_ms: Option<u64>,
+    pub knobs: Knobs,
+    /// The longest data of a packet, bytes.
+    pub packet_max: usize,
+}
+
+impl Settings {
+    /// Of a lone server: nothing of it is used.
+    pub fn alone() -> Settings {
+        Settings {
+            me: ServerId(1),
+            observer: false,
+            tick_ms: 2000,
+            init_limit: 10,
+            sync_limit: 5,
+            epoch_wait_ms: None,
+            knobs: Knobs::default(),
+            packet_max: 0,
+        }
+    }
+
+    pub(super) fn init_ms(&self) -> u64 {
+        self.tick_ms * self.init_limit
+    }
+    pub(super) fn sync_ms(&self) -> u64 {
+        self.tick_ms * self.sync_limit
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Base {
+    pub settings: Settings,
+    pub members: Arc<Members>,
+    pub epochs: Epochs,
+    pub window: Window,
+    pub committed: Zxid,
+    /// The next entry to be applied.
+    pub apply_at: Place,
+    /// The first entry that is not durable here.
+    pub volatile_at: Place,
+    /// The ticket behind which the log goes on for the state that is applied.
+    pub applied_ticket: Ticket,
+    pub ticket: Ticket,
+    pub durable: Ticket,
+    pub events: VecDeque<Event>,
+}
+
+impl Base {
+    pub fn new(settings: Settings, members: Arc<Members>, epochs: Epochs, window: Window) -> Base {
+        let (committed, end) = (window.last(), window.end());
+        Base {
+            settings,
+            members,
+            epochs,
+            window,
+            committed,
+            apply_at: end,
+            volatile_at: end,
+            applied_ticket: Ticket(0),
+            ticket: Ticket(0),
+            durable: Ticket(0),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// The window holds another history, all of it durable and in the state.
+    pub fn restarted(&mut self, committed: Zxid) {
+        self.committed = committed;
+        self.apply_at = self.window.end();
+        self.volatile_at = self.apply_at;
+        self.applied_ticket = self.ticket;
+    }
+
+    pub fn persist(&mut self, what: Persist<'_>, out: &mut dyn Persistence) -> Ticket {
+        self.ticket = Ticket(self.ticket.0 + 1);
+        out.persist(self.ticket, what);
+        self.ticket
+    }
+
+    pub fn append(&mut self, zxid: Zxid, txn: Arc<[u8]>, out: &mut dyn Persistence) -> Ticket {
+        let ticket = self.persist(Persist::Append(&txn), out);
+        self.window.push(Entry { zxid, txn, ticket });
+        ticket
+    }
+
+    pub fn set_epochs(&mut self, epochs: Epochs, out: &mut dyn Persistence) -> Ticket {
+        debug_assert!(epochs.current <= epochs.accepted && epochs.accepted >= self.epochs.accepted);
+        self.epochs = epochs;
+        self.persist(Persist::Epochs(epochs), out)
+    }
+
+    pub fn truncate(&mut self, to: Zxid, out: &mut dyn Persistence) {
+        self.persist(Persist::Mark(Mark::Truncate(to)), out);
+        self.window.truncate(to);
+        self.volatile_at = self.volatile_at.min(self.window.end());
+    }
+
+    pub fn now_durable(&mut self, ticket: Ticket) {
+        self.durable = self.durable.max(ticket);
+        while self.window.get(self.volatile_at).is_some_and(|e| e.ticket <= self.durable) {
+            self.volatile_at += 1;
+        }
+    }
+
+    /// The last zxid up to which this server's own log is durable.
+    pub fn durable_zxid(&self) -> Zxid {
+        self.window.before(self.volatile_at)
+    }
+
+    /// The last zxid that was taken for applying.
+    pub fn applied(&self) -> Zxid {
+        self.window.before(self.apply_at)
+    }
+
+    pub fn commit(&mut self, upto: Zxid) {
+        self.committed = self.committed.max(upto);
+    }
+
+    pub fn trim(&mut self) {
+        self.window.trim(self.apply_at.min(self.volatile_at));
+    }
+
+    pub fn tell(&mut self, e: Event) {
+        self.events.push_back(e);
+    }
+}
+
+/// Why a role, or a link, is given up: for the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Why(pub String);
+
+impl Why {
+    pub fn new(text: impl Into<String>) -> Why {
+        Why(text.into())
+    }
+    pub(super) fn unexpected(kind: Kind, when: &str) -> Why {
+        Why(format!("a packet of kind {kind:?} came {when}"))
+    }
+}

@@ -1,0 +1,476 @@
+//! A leader: discovery, synchronisation, broadcast (fact sheet 8.3 to 8.6).
+//!
+//! Not here: how a leader is chosen (`election`), the transactions (`server`), snapshot streams (the driver).
+//! Invariants:
+//! - LEADERINFO leaves after the accepted epoch is durable, NEWLEADER after the current one is;
+//! - what is committed is on a quorum of durable logs, this server's own being one vote like the others;
+//! - a learner is a cursor into the window: nothing is queued for it. One whose cursor falls out of the window is dropped
+//!   and comes back to be synchronised;
+//! - on a link a COMMIT never precedes its PROPOSAL, and NEWLEADER follows the whole history that it stands for.
+
+mod discovery;
+mod pump;
+
+use super::base::{Base, Why};
+use super::member::Event;
+use super::window::Place;
+use super::wire::{Kind, Packet, put_packet};
+use super::{Epochs, Ports};
+use crate::ids::{LinkId, ServerId, SessionId, Ticket, Zxid};
+use crate::proto::{Decoder, Encode};
+use crate::time::MonoMs;
+use std::collections::{BTreeMap, VecDeque};
+
+/// How long a candidate waits for its voters before it asks for a new vote, ms; or two ticks, if that is longer.
+const DISCOVERY_MS: u64 = 4_000;
+
+/// How far a leader has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Waits for a quorum's accepted epochs.
+    Epoch,
+    /// The epoch is fixed; its durability is awaited, then a quorum's ACKEPOCH.
+    AckEpoch { accepted: Ticket },
+    /// A quorum has promised; once the current epoch is durable learners are synchronised, and a quorum must take over
+    /// the history.
+    Sync { current: Ticket },
+    /// Established.
+    Broadcast,
+}
+
+/// How far a learner has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// Nothing came yet.
+    Hello,
+    /// FOLLOWERINFO came; LEADERINFO is due.
+    Epoch,
+    /// LEADERINFO is sent.
+    AckEpoch,
+    /// ACKEPOCH came; synchronisation is due.
+    Waiting { last: Zxid },
+    /// A snapshot is being streamed by the driver.
+    Streaming,
+    /// Gets the history from the window.
+    Syncing,
+    /// NEWLEADER is sent.
+    NewLeader,
+    /// NEWLEADER is acknowledged; UPTODATE is due.
+    Taken,
+    /// UPTODATE is sent.
+    Live,
+}
+
+/// One learner.
+#[derive(Debug)]
+struct Peer {
+    id: ServerId,
+    /// Who it is, for the log.
+    name: String,
+    observer: bool,
+    voter: bool,
+    step: Step,
+    /// The next entry to be sent as PROPOSAL (INFORM).
+    cursor: Place,
+    /// The next entry to be sent as COMMIT.
+    commit_at: Place,
+    /// NEWLEADER follows when the cursor is here.
+    sync_end: Place,
+    /// The last zxid it has acknowledged.
+    acked: Zxid,
+    /// SYNC is due when everything up to this is committed there.
+    syncs: VecDeque<Zxid>,
+    heard_at: MonoMs,
+    /// When it last acknowledged something, or had nothing to acknowledge.
+    progress_at: MonoMs,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Leader {
+    stage: Stage,
+    since: MonoMs,
+    epoch: u32,
+    /// The last zxid of the history with which this leader began.
+    history_end: Zxid,
+    peers: BTreeMap<LinkId, Peer>,
+    ping_at: MonoMs,
+    /// Half ticks since the last check of the quorum.
+    half: bool,
+    next_guest: i64,
+}
+
+/// What became of a packet.
+type Handled = Result<(), Why>;
+
+impl Leader {
+    pub fn new(base: &Base, now: MonoMs) -> Leader {
+        Leader {
+            stage: Stage::Epoch,
+            since: now,
+            epoch: 0,
+            history_end: base.window.last(),
+            peers: BTreeMap::new(),
+            ping_at: now.plus(base.settings.tick_ms / 2),
+            half: false,
+            next_guest: -1,
+        }
+    }
+
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+    pub fn is_established(&self) -> bool {
+        self.stage == Stage::Broadcast
+    }
+    /// Learners by kind that follow by now: (followers, observers).
+    pub fn learners(&self) -> (usize, usize) {
+        let live = || self.peers.values().filter(|p| p.step >= Step::Taken);
+        (live().filter(|p| !p.observer).count(), live().filter(|p| p.observer).count())
+    }
+    /// The links of all learners.
+    pub fn links(&self) -> impl Iterator<Item = LinkId> + '_ {
+        self.peers.keys().copied()
+    }
+    /// The learner on a link.
+    pub fn learner(&self, link: LinkId) -> Option<ServerId> {
+        self.peers.get(&link).map(|p| p.id)
+    }
+
+    pub fn accepted(&mut self, link: LinkId, name: String, now: MonoMs) {
+        let peer = Peer {
+            id: ServerId(0),
+            name,
+            observer: true,
+            voter: false,
+            step: Step::Hello,
+            cursor: 0,
+            commit_at: 0,
+            sync_end: 0,
+            acked: Zxid::ZERO,
+            syncs: VecDeque::new(),
+            heard_at: now,
+            progress_at: now,
+        };
+        self.peers.insert(link, peer);
+    }
+
+    /// The link is gone. Fails when too few voters are left.
+    pub fn gone(&mut self, base: &Base, link: LinkId) -> Handled {
+        let Some(peer) = self.peers.remove(&link) else { return Ok(()) };
+        if peer.voter
+            && matches!(self.stage, Stage::Sync { .. } | Stage::Broadcast)
+            && peer.step > Step::AckEpoch
+        {
+            self.check_quorum(base, None)?;
+        }
+        Ok(())
+    }
+
+    /// Closes one learner's link; the server forgets it.
+    fn drop_peer(&mut self, base: &mut Base, link: LinkId, why: &Why, ports: &mut dyn Ports) -> Handled {
+        if let Some(peer) = self.peers.get(&link) {
+            base.tell(Event::Dropped {
+                who: format!("learner {} ({})", peer.id, peer.name),
+                why: why.0.clone(),
+            });
+            base.tell(Event::LearnerGone(link));
+        }
+        ports.close(link);
+        self.gone(base, link)
+    }
+
+    /// A packet of a learner. Fails when this server cannot lead any longer.
+    pub fn packet(
+        &mut self,
+        base: &mut Base,
+        link: LinkId,
+        p: &Packet<'_>,
+        now: MonoMs,
+        ports: &mut dyn Ports,
+    ) -> Handled {
+        let Some(peer) = self.peers.get_mut(&link) else { return Ok(()) };
+        peer.heard_at = now;
+        let step = peer.step;
+        let done = match (step, p.kind) {
+            (Step::Hello, Kind::FollowerInfo | Kind::ObserverInfo) => self.hello(base, link, p, ports),
+            (Step::AckEpoch, Kind::AckEpoch) => self.ack_epoch(base, link, p),
+            (Step::NewLeader, Kind::Ack) => self.new_leader_ack(link, p.zxid, now),
+            (Step::Taken | Step::Live, Kind::Ack) => self.ack(base, link, p.zxid, now),
+            (Step::Hello | Step::AckEpoch, kind) => {
+                Err(Why::unexpected(kind, "before the handshake was done"))
+            }
+            (_, Kind::Ping) => heard(base, link, p),
+            (_, Kind::Request) => request(base, link, p),
+            (_, Kind::Revalidate) => revalidate(base, link, p),
+            (_, kind) => Err(Why::unexpected(kind, "out of order")),
+        };
+        match done {
+            Ok(()) => self.settle(base, now, ports),
+            Err(why) => self.drop_peer(base, link, &why, ports),
+        }
+    }
+
+    /// Bytes that are no packet.
+    pub fn garbage(&mut self, base: &mut Base, link: LinkId, why: &Why, ports: &mut dyn Ports) -> Handled {
+        self.drop_peer(base, link, why, ports)
+    }
+
+    /// Whatever has become possible by what was heard or became durable.
+    pub fn settle(&mut self, base: &mut Base, now: MonoMs, ports: &mut dyn Ports) -> Handled {
+        self.settle_epoch(base, now, ports);
+        if let Stage::AckEpoch { .. } = self.stage {
+            self.settle_promises(base, ports);
+        }
+        if let Stage::Sync { current } = self.stage
+            && base.durable >= current
+        {
+            self.begin_due(base, now, ports)?;
+            self.establish(base, now);
+        }
+        if self.stage == Stage::Broadcast {
+            self.begin_due(base, now, ports)?;
+            self.advance_commit(base);
+        }
+        Ok(())
+    }
+
+    /// With a quorum that has taken over the history, this server leads.
+    fn establish(&mut self, base: &mut Base, now: MonoMs) {
+        let me = base.settings.me;
+        let whole = base.durable_zxid() >= self.history_end;
+        let taken = |id| {
+            (id == me && whole) || self.peers.values().any(|p| p.id == id && p.voter && p.step >= Step::Taken)
+        };
+        if !base.members.quorum(taken) {
+            return;
+        }
+        self.stage = Stage::Broadcast;
+        self.since = now;
+        base.commit(self.history_end);
+        base.tell(Event::Leading { epoch: self.epoch });
+    }
+
+    /// Commits what a quorum of durable logs holds.
+    fn advance_commit(&mut self, base: &mut Base) {
+        let own = base.durable_zxid();
+        let me = base.settings.me;
+        let last = base.window.last();
+        if base.committed >= last {
+            return;
+        }
+        let acked = |id: ServerId| {
+            if id == me {
+                return own;
+            }
+            self.peers.values().filter(|p| p.id == id && p.voter).map(|p| p.acked).max().unwrap_or_default()
+        };
+        let mut marks: Vec<Zxid> =
+            base.members.voters().iter().copied().map(acked).filter(|z| *z > base.committed).collect();
+        marks.sort_unstable_by(|a, b| b.cmp(a));
+        if let Some(z) = marks.into_iter().find(|z| base.members.quorum(|id| acked(id) >= *z)) {
+            base.commit(z.min(last));
+        }
+    }
+
+    fn ack(&mut self, base: &mut Base, link: LinkId, zxid: Zxid, now: MonoMs) -> Handled {
+        let last = base.window.last();
+        let Some(peer) = self.peers.get_mut(&link) else { return Ok(()) };
+        // The acknowledgement of UPTODATE (fact sheet 8.3 step 10) stands for nothing.
+        if zxid.counter() == 0 && zxid.epoch() == self.epoch {
+            return Ok(());
+        }
+        if zxid > last || zxid > base.window.before(peer.cursor) {
+            return Err(Why::new(format!("it acknowledges {zxid}, which it was not sent")));
+        }
+        if zxid > peer.acked {
+            peer.acked = zxid;
+            peer.progress_at = now;
+        }
+        Ok(())
+    }
+
+    fn new_leader_ack(&mut self, link: LinkId, zxid: Zxid, now: MonoMs) -> Handled {
+        if zxid != Zxid::new(self.epoch, 0) {
+            return Err(Why::new(format!("it acknowledges {zxid} before NEWLEADER of epoch {}", self.epoch)));
+        }
+        if let Some(peer) = self.peers.get_mut(&link) {
+            peer.step = Step::Taken;
+            peer.progress_at = now;
+        }
+        Ok(())
+    }
+
+    /// What time brings: pings, silent learners, a lost quorum.
+    pub fn tick(
+        &mut self,
+        base: &mut Base,
+        heard_looking: bool,
+        now: MonoMs,
+        ports: &mut dyn Ports,
+    ) -> Handled {
+        self.check_patience(base, heard_looking, now)?;
+        if now < self.ping_at {
+            return Ok(());
+        }
+        self.ping_at = now.plus((base.settings.tick_ms / 2).max(1));
+        let limit = base.settings.sync_ms();
+        let sync_limit =
+            |p: &Peer| if p.step >= Step::Taken { limit } else { base.settings.init_ms() + limit };
+        let last = base.window.last();
+        let mut silent = Vec::new();
+        for (&link, peer) in &mut self.peers {
+            if peer.step >= Step::Taken {
+                // Behind one that takes nothing, pings would only pile up.
+                if ports.out(link).len() < pump::OUT_HIGH {
+                    put_packet(ports.out(link), Kind::Ping, last, None);
+                }
+            }
+            let idle = !peer.voter || peer.acked >= base.window.before(peer.cursor);
+            if idle || peer.step < Step::Taken {
+                peer.progress_at = now;
+            }
+            if now.since(peer.heard_at) > sync_limit(peer) && peer.step != Step::Streaming {
+                silent.push((link, "it was silent for too long"));
+            } else if now.since(peer.progress_at) > limit {
+                silent.push((link, "it acknowledges nothing any more; is its disk stuck?"));
+            }
+        }
+        for (link, why) in silent {
+            self.drop_peer(base, link, &Why::new(why), ports)?;
+        }
+        self.half = !self.half;
+        if self.half && self.stage == Stage::Broadcast {
+            self.check_quorum(base, Some(now))?;
+        }
+        Ok(())
+    }
+
+    pub fn next_deadline(&self) -> MonoMs {
+        self.ping_at
+    }
+
+    /// Whether a quorum of voters still follows; with `now` also whether it was heard of within `syncLimit`.
+    fn check_quorum(&self, base: &Base, now: Option<MonoMs>) -> Handled {
+        let me = base.settings.me;
+        let limit = base.settings.sync_ms();
+        let follows = |id| {
+            id == me
+                || self.peers.values().any(|p| {
+                    p.id == id
+                        && p.voter
+                        && p.step > Step::AckEpoch
+                        && now.is_none_or(|now| now.since(p.heard_at) <= limit)
+                })
+        };
+        if base.members.quorum(follows) {
+            return Ok(());
+        }
+        Err(Why::new("a quorum of voters does not follow any longer"))
+    }
+
+    /// Gives up a stage that takes too long.
+    fn check_patience(&self, base: &Base, heard_looking: bool, now: MonoMs) -> Handled {
+        let waited = now.since(self.since);
+        let limit = match self.stage {
+            Stage::Broadcast => return Ok(()),
+            Stage::Epoch | Stage::AckEpoch { .. } => {
+                base.settings.init_ms().min(DISCOVERY_MS.max(2 * base.settings.tick_ms))
+            }
+            Stage::Sync { .. } => base.settings.init_ms(),
+        };
+        if waited > limit {
+            return Err(Why::new(format!("no quorum of voters came along within {limit} ms")));
+        }
+        if base.settings.epoch_wait_ms.is_some_and(|ms| waited > ms)
+            && heard_looking
+            && self.stage == Stage::Epoch
+        {
+            return Err(Why::new("a voter looks for a leader again"));
+        }
+        Ok(())
+    }
+
+    /// A `sync` of a learner: released there behind the commit of `behind`.
+    pub fn sync(&mut self, link: LinkId, behind: Zxid) {
+        if let Some(peer) = self.peers.get_mut(&link) {
+            peer.syncs.push_back(behind);
+        }
+    }
+
+    /// The epochs to remember once a quorum has promised.
+    fn current(&self, base: &Base) -> Epochs {
+        Epochs { accepted: base.epochs.accepted, current: self.epoch }
+    }
+}
+
+impl Step {
+    const fn rank(self) -> u8 {
+        match self {
+            Step::Hello => 0,
+            Step::Epoch => 1,
+            Step::AckEpoch => 2,
+            Step::Waiting { .. } => 3,
+            Step::Streaming => 4,
+            Step::Syncing => 5,
+            Step::NewLeader => 6,
+            Step::Taken => 7,
+            Step::Live => 8,
+        }
+    }
+}
+impl PartialOrd for Step {
+    fn partial_cmp(&self, other: &Step) -> Option<std::cmp::Ordering> {
+        Some(self.rank().cmp(&other.rank()))
+    }
+}
+
+/// Sessions that a learner heard from.
+fn heard(base: &mut Base, link: LinkId, p: &Packet<'_>) -> Handled {
+    let mut d = Decoder::new(p.data.unwrap_or_default());
+    let mut sessions = Vec::new();
+    while !d.rest().is_empty() {
+        let (Ok(id), Ok(timeout)) = (d.long(), d.int()) else {
+            return Err(Why::new("its PING is cut short"));
+        };
+        sessions.push((SessionId(id), timeout));
+    }
+    if !sessions.is_empty() {
+        base.tell(Event::Heard { link, sessions });
+    }
+    Ok(())
+}
+
+fn request(base: &mut Base, link: LinkId, p: &Packet<'_>) -> Handled {
+    let mut d = Decoder::new(p.data.unwrap_or_default());
+    let (Ok(session), Ok(cxid), Ok(op)) = (d.long(), d.int(), d.int()) else {
+        return Err(Why::new("its REQUEST is cut short"));
+    };
+    let body = d.rest().into();
+    base.tell(Event::Request {
+        link,
+        session: SessionId(session),
+        cxid,
+        op,
+        body,
+        ids: p.ids.clone().into(),
+    });
+    Ok(())
+}
+
+fn revalidate(base: &mut Base, link: LinkId, p: &Packet<'_>) -> Handled {
+    let mut d = Decoder::new(p.data.unwrap_or_default());
+    let (Ok(session), Ok(timeout_ms)) = (d.long(), d.int()) else {
+        return Err(Why::new("its REVALIDATE is cut short"));
+    };
+    base.tell(Event::Revalidate { link, session: SessionId(session), timeout_ms });
+    Ok(())
+}
+
+/// The answer to a REVALIDATE.
+pub(super) fn put_revalidated(out: &mut Vec<u8>, session: SessionId, valid: bool) {
+    let mut data = Vec::with_capacity(9);
+    data.put_long(session.0);
+    data.put_bool(valid);
+    put_packet(out, Kind::Revalidate, Zxid::MAX, Some(&data));
+}

@@ -1,0 +1,236 @@
+//! From the first packet of a learner to the beginning of its synchronisation: epochs, promises, and whose history
+//! reaches how far.
+//!
+//! Invariant: a learner whose history is more recent than the leader's is never counted: its link is closed.
+
+use super::{Handled, Leader, Stage, Step};
+use crate::ids::{LinkId, ServerId, Zxid};
+use crate::proto::{Decoder, Encode};
+use crate::time::MonoMs;
+use crate::zab::base::{Base, Why};
+use crate::zab::member::Event;
+use crate::zab::wire::{Kind, LearnerInfo, Packet, put_packet};
+use crate::zab::{Epochs, Ports};
+
+/// The protocol that a leader speaks (fact sheet 8.1).
+const PROTOCOL: i32 = 0x10000;
+
+impl Leader {
+    /// FOLLOWERINFO or OBSERVERINFO.
+    pub(super) fn hello(
+        &mut self,
+        base: &mut Base,
+        link: LinkId,
+        p: &Packet<'_>,
+        ports: &mut dyn Ports,
+    ) -> Handled {
+        let info = LearnerInfo::decode(p.data);
+        if info.protocol < PROTOCOL {
+            return Err(Why::new(format!(
+                "it speaks protocol {:#x}, older than ZooKeeper 3.4: upgrade that server first",
+                info.protocol
+            )));
+        }
+        if info.config_version > base.members.version {
+            return Err(Why::new(format!(
+                "its configuration has version {:x}, newer than {:x} here",
+                info.config_version, base.members.version
+            )));
+        }
+        let id = info.server.filter(|id| id.0 >= 0).unwrap_or(ServerId(self.next_guest));
+        self.next_guest = self.next_guest.min(id.0.saturating_sub(1));
+        if id == base.settings.me {
+            return Err(Why::new(format!(
+                "it says that it is server {id}, as this one: look at both myid files"
+            )));
+        }
+        let observer = p.kind == Kind::ObserverInfo;
+        let voter = !observer && base.members.is_voter(id);
+        // Whoever connects again has given up its former link.
+        let former: Vec<LinkId> = self
+            .peers
+            .iter()
+            .filter(|(l, q)| **l != link && q.id == id && q.step > Step::Hello)
+            .map(|(l, _)| *l)
+            .collect();
+        for old in former {
+            ports.close(old);
+            base.tell(Event::LearnerGone(old));
+            self.peers.remove(&old);
+        }
+        let Some(peer) = self.peers.get_mut(&link) else { return Ok(()) };
+        (peer.id, peer.observer, peer.voter, peer.step) = (id, observer, voter, Step::Epoch);
+        peer.acked = Zxid::new(p.zxid.epoch(), 0);
+        Ok(())
+    }
+
+    /// With a quorum's accepted epochs the new one is fixed; learners are told once it is durable here.
+    pub(super) fn settle_epoch(&mut self, base: &mut Base, now: MonoMs, ports: &mut dyn Ports) {
+        if self.stage == Stage::Epoch {
+            let me = base.settings.me;
+            let came =
+                |id| id == me || self.peers.values().any(|p| p.id == id && p.voter && p.step == Step::Epoch);
+            if !base.members.quorum(came) {
+                return;
+            }
+            let highest = self
+                .peers
+                .values()
+                .filter(|p| p.voter && p.step == Step::Epoch)
+                .map(|p| p.acked.epoch())
+                .max();
+            self.epoch = base.epochs.accepted.max(highest.unwrap_or(0)) + 1;
+            let accepted =
+                base.set_epochs(Epochs { accepted: self.epoch, current: base.epochs.current }, ports);
+            self.stage = Stage::AckEpoch { accepted };
+            self.since = now;
+        }
+        if let Stage::AckEpoch { accepted } = self.stage
+            && base.durable < accepted
+        {
+            return;
+        }
+        let mut data = Vec::with_capacity(4);
+        data.put_int(PROTOCOL);
+        for (&link, peer) in self.peers.iter_mut().filter(|(_, p)| p.step == Step::Epoch) {
+            put_packet(ports.out(link), Kind::LeaderInfo, Zxid::new(self.epoch, 0), Some(&data));
+            peer.step = Step::AckEpoch;
+            peer.acked = Zxid::ZERO;
+        }
+    }
+
+    /// ACKEPOCH: a promise, and how far the learner's history reaches.
+    pub(super) fn ack_epoch(&mut self, base: &mut Base, link: LinkId, p: &Packet<'_>) -> Handled {
+        let current = Decoder::new(p.data.unwrap_or_default())
+            .int()
+            .map_err(|_| Why::new("its ACKEPOCH has no epoch"))?;
+        let ours = (i64::from(base.epochs.current), self.history_end);
+        if matches!(self.stage, Stage::AckEpoch { .. })
+            && current != -1
+            && (i64::from(current), p.zxid) > ours
+            && p.zxid != Zxid::MAX
+        {
+            return Err(Why::new(format!(
+                "its history (epoch {current}, {}) is more recent than this leader's (epoch {}, {})",
+                p.zxid, ours.0, ours.1
+            )));
+        }
+        let last = if p.zxid == Zxid::MAX { Zxid::ZERO } else { p.zxid };
+        let Some(peer) = self.peers.get_mut(&link) else { return Ok(()) };
+        peer.step = Step::Waiting { last };
+        if current == -1 || p.zxid == Zxid::MAX {
+            // It has promised before, to a leader of the same epoch, or has no history: it may join, not elect.
+            peer.voter &= !matches!(self.stage, Stage::AckEpoch { .. });
+        }
+        Ok(())
+    }
+
+    /// With a quorum's promises this server's epoch becomes current.
+    pub(super) fn settle_promises(&mut self, base: &mut Base, ports: &mut dyn Ports) {
+        let Stage::AckEpoch { accepted } = self.stage else { return };
+        let me = base.settings.me;
+        let promised = |id| {
+            id == me
+                || self
+                    .peers
+                    .values()
+                    .any(|p| p.id == id && p.voter && matches!(p.step, Step::Waiting { .. }))
+        };
+        if base.durable < accepted || !base.members.quorum(promised) {
+            return;
+        }
+        let current = base.set_epochs(self.current(base), ports);
+        self.stage = Stage::Sync { current };
+    }
+
+    /// Begins the synchronisation of every learner that waits for it.
+    pub(super) fn begin_due(&mut self, base: &mut Base, now: MonoMs, ports: &mut dyn Ports) -> Handled {
+        let due: Vec<(LinkId, Zxid)> = self
+            .peers
+            .iter()
+            .filter_map(|(l, p)| if let Step::Waiting { last } = p.step { Some((*l, last)) } else { None })
+            .collect();
+        for (link, last) in due {
+            // A learner that could not elect counts from here on.
+            let Some(peer) = self.peers.get_mut(&link) else { continue };
+            peer.voter = !peer.observer && base.members.is_voter(peer.id);
+            peer.heard_at = now;
+            self.begin(base, link, last, ports);
+        }
+        Ok(())
+    }
+
+    /// Decides between DIFF, TRUNC and SNAP (fact sheet 8.4): by epoch and zxid against this leader's history, never by
+    /// where the zxid lies in a range.
+    fn begin(&mut self, base: &mut Base, link: LinkId, last: Zxid, ports: &mut dyn Ports) {
+        let committed = self.effective(base);
+        let w = &base.window;
+        // The newest zxid of this history that the learner may keep.
+        let keep = match w.after(last.min(committed)) {
+            None => None,
+            Some(place) => {
+                let before = w.before(place);
+                let same = before == last;
+                // A zxid without a counter is the beginning of an epoch: all before it is this history's.
+                let begun = last.counter() == 0 && last > before && last <= Zxid::new(self.epoch, 0);
+                // Histories that share an epoch agree up to where the shorter one ends.
+                let shared = before < last && before.epoch() == last.epoch();
+                (same || begun || shared).then_some((place, before, same || begun))
+            }
+        };
+        let Some(peer) = self.peers.get_mut(&link) else { return };
+        let Some((place, before, is_prefix)) = keep else {
+            peer.step = Step::Streaming;
+            base.tell(Event::Stream { link, to: peer.id });
+            return;
+        };
+        let out = ports.out(link);
+        if is_prefix {
+            put_packet(out, Kind::Diff, committed, None);
+        } else {
+            put_packet(out, Kind::Trunc, before, None);
+        }
+        peer.cursor = place;
+        peer.commit_at = place;
+        peer.sync_end = if peer.observer { w.after(committed).unwrap_or(place) } else { w.end() };
+        peer.step = Step::Syncing;
+    }
+
+    /// The driver streams a snapshot of the state at `zxid`: what stands before the stream.
+    pub fn stream_begins(&mut self, link: LinkId, zxid: Zxid, ports: &mut dyn Ports) -> bool {
+        let waits = self.peers.get(&link).is_some_and(|p| p.step == Step::Streaming);
+        if waits {
+            put_packet(ports.out(link), Kind::Snap, zxid, None);
+        }
+        waits
+    }
+
+    /// The whole stream is in the link's buffer: the history behind it follows.
+    pub fn stream_ended(
+        &mut self,
+        base: &mut Base,
+        link: LinkId,
+        zxid: Zxid,
+        now: MonoMs,
+        ports: &mut dyn Ports,
+    ) -> Handled {
+        let committed = self.effective(base);
+        let Some(peer) = self.peers.get_mut(&link).filter(|p| p.step == Step::Streaming) else {
+            return Ok(());
+        };
+        let Some(place) = base.window.after(zxid) else {
+            let why =
+                Why::new("more was written during its snapshot than the window holds; it will ask again");
+            return self.drop_peer(base, link, &why, ports);
+        };
+        peer.heard_at = now;
+        (peer.cursor, peer.commit_at) = (place, place);
+        peer.sync_end = if peer.observer {
+            base.window.after(committed).unwrap_or(place).max(place)
+        } else {
+            base.window.end()
+        };
+        peer.step = Step::Syncing;
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! Filling the learners' buffers from the window.
+//!
+//! Invariant: a buffer that is not small is left alone, so a learner costs at most [`OUT_HIGH`] and one transaction.
+
+use super::{Handled, Leader, Peer, Stage, Step};
+use crate::ids::Zxid;
+use crate::time::MonoMs;
+use crate::zab::Ports;
+use crate::zab::base::{Base, Why};
+use crate::zab::window::Place;
+use crate::zab::wire::{Kind, put_packet};
+
+/// Unsent bytes of a link above which nothing is added to it.
+pub(super) const OUT_HIGH: usize = 1 << 20;
+/// Entries between two looks at what may be committed.
+const RUN: u64 = 256;
+
+impl Leader {
+    /// What a learner may be told to commit: before this leader is established, its whole history, which the quorum
+    /// that establishes it takes over.
+    pub(super) fn effective(&self, base: &Base) -> Zxid {
+        if self.stage == Stage::Broadcast { base.committed } else { self.history_end }
+    }
+
+    /// Appends to every learner's buffer what it is due, as far as there is room.
+    pub fn pump(&mut self, base: &mut Base, now: MonoMs, ports: &mut dyn Ports) -> Handled {
+        let committed = self.effective(base);
+        let established = self.stage == Stage::Broadcast;
+        let mut behind = Vec::new();
+        for (&link, peer) in &mut self.peers {
+            if peer.step < Step::Syncing {
+                continue;
+            }
+            let out = ports.out(link);
+            if out.len() >= OUT_HIGH {
+                continue;
+            }
+            let mut turn = Turn { base, committed, out };
+            if !turn.fill(peer) {
+                behind.push(link);
+                continue;
+            }
+            let sent_all = turn.commits_done(peer);
+            if peer.step == Step::Syncing && peer.cursor >= peer.sync_end && sent_all {
+                put_packet(
+                    turn.out,
+                    Kind::NewLeader,
+                    Zxid::new(self.epoch, 0),
+                    Some(base.members.text().as_bytes()),
+                );
+                peer.step = Step::NewLeader;
+                peer.heard_at = now;
+            }
+            if peer.step == Step::Taken && established {
+                put_packet(turn.out, Kind::UpToDate, Zxid::MAX, None);
+                peer.step = Step::Live;
+            }
+        }
+        for link in behind {
+            let why = Why::new(
+                "it has fallen further behind than the window reaches; it will be synchronised again",
+            );
+            self.drop_peer(base, link, &why, ports)?;
+        }
+        Ok(())
+    }
+}
+
+fn done(base: &Base, peer: &Peer, committed: Zxid) -> bool {
+    peer.commit_at >= peer.cursor || base.window.get(peer.commit_at).is_none_or(|e| e.zxid > committed)
+}
+
+struct Turn<'a> {
+    base: &'a Base,
+    committed: Zxid,
+    out: &'a mut Vec<u8>,
+}
+
+impl Turn<'_> {
+    /// `false`: the learner's place has left the window.
+    fn fill(&mut self, peer: &mut Peer) -> bool {
+        let first = self.base.window.first();
+        if peer.cursor < first || (peer.commit_at < first && peer.commit_at < peer.cursor) {
+            return false;
+        }
+        loop {
+            let moved = if peer.observer && peer.step > Step::Syncing {
+                self.inform(peer)
+            } else {
+                self.propose(peer)
+            };
+            self.release(peer);
+            if !moved || self.out.len() >= OUT_HIGH {
+                return true;
+            }
+        }
+    }
+
+    fn inform(&mut self, peer: &mut Peer) -> bool {
+        let from = peer.cursor;
+        while self.out.len() < OUT_HIGH
+            && let Some(e) = self.base.window.get(peer.cursor).filter(|e| e.zxid <= self.committed)
+        {
+            put_packet(self.out, Kind::Inform, e.zxid, Some(&e.txn));
+            peer.cursor += 1;
+        }
+        peer.commit_at = peer.cursor;
+        peer.cursor > from
+    }
+
+    fn propose(&mut self, peer: &mut Peer) -> bool {
+        let end: Place = peer.cursor + RUN;
+        let mut moved = false;
+        while peer.cursor < end
+            && self.out.len() < OUT_HIGH
+            && let Some(e) =
+                self.base.window.get(peer.cursor).filter(|e| !peer.observer || e.zxid <= self.committed)
+        {
+            put_packet(self.out, Kind::Proposal, e.zxid, Some(&e.txn));
+            peer.cursor += 1;
+            moved = true;
+        }
+        while peer.commit_at < peer.cursor
+            && let Some(e) = self.base.window.get(peer.commit_at).filter(|e| e.zxid <= self.committed)
+        {
+            put_packet(self.out, Kind::Commit, e.zxid, None);
+            peer.commit_at += 1;
+            moved = true;
+        }
+        moved
+    }
+
+    /// SYNC stands behind the commits that it waits for.
+    fn release(&mut self, peer: &mut Peer) {
+        let told = self.base.window.before(peer.commit_at);
+        while peer.syncs.pop_front_if(|behind| *behind <= told).is_some() {
+            put_packet(self.out, Kind::Sync, Zxid::ZERO, None);
+        }
+    }
+
+    fn commits_done(&self, peer: &Peer) -> bool {
+        done(self.base, peer, self.committed)
+    }
+}

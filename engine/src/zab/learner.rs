@@ -1,0 +1,392 @@
+//! A learner: a follower or an observer, from its first packet to the leader's last (fact sheet 8.3 to 8.7).
+//!
+//! Not here: which leader (`election`), what a transaction does (`server`), reading a snapshot stream (the driver).
+//! Invariants:
+//! - the accepted epoch is durable before ACKEPOCH leaves; history, then the current epoch, are durable before NEWLEADER
+//!   is acknowledged; a proposal is acknowledged when it is durable, one packet each, ascending, and none before NEWLEADER's;
+//! - what a synchronisation brings is logged as it comes and applied after UPTODATE only;
+//! - nothing above the leader's history stays in the log: a TRUNC is logged before anything behind it.
+
+use super::base::{Base, Why};
+use super::member::Event;
+use super::wire::{Kind, LearnerInfo, Packet, put_packet};
+use super::{Epochs, Mark, Persist, Ports};
+use crate::ids::{LinkId, ServerId, SessionId, Ticket, Zxid};
+use crate::proto::{Decoder, Encode};
+use crate::time::MonoMs;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Between two attempts to reach a leader that does not listen yet, ms.
+const REDIAL_MS: u64 = 10;
+/// A transaction's header alone has so many bytes.
+const TXN_BYTES_MIN: usize = 32;
+
+/// How far a learner has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// No link: tries again at this time.
+    Away { again_at: MonoMs },
+    /// Connecting.
+    Dialling,
+    /// FOLLOWERINFO is sent.
+    Hello,
+    /// The accepted epoch is being made durable.
+    Promising { ticket: Ticket, first: bool },
+    /// ACKEPOCH is sent.
+    Promised,
+    /// The driver reads a snapshot, or rebuilds the state from disk.
+    Loading { zxid: Zxid, stream: bool },
+    /// Takes over the leader's history.
+    Syncing,
+    /// NEWLEADER came: history and epoch are being made durable.
+    Taking { ticket: Ticket },
+    /// NEWLEADER is acknowledged.
+    Taken,
+    /// Serves.
+    Live,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Learner {
+    pub leader: ServerId,
+    pub link: LinkId,
+    observer: bool,
+    stage: Stage,
+    since: MonoMs,
+    heard_at: MonoMs,
+    epoch: u32,
+    /// What the synchronisation has committed.
+    sync_committed: Zxid,
+    acks: VecDeque<(Ticket, Zxid)>,
+    /// Sessions heard from since the leader's last PING.
+    touched: HashMap<SessionId, i32>,
+}
+
+type Handled = Result<(), Why>;
+
+impl Learner {
+    pub fn new(leader: ServerId, observer: bool, now: MonoMs, ports: &mut dyn Ports) -> Learner {
+        Learner {
+            leader,
+            link: ports.dial(leader),
+            observer,
+            stage: Stage::Dialling,
+            since: now,
+            heard_at: now,
+            epoch: 0,
+            sync_committed: Zxid::ZERO,
+            acks: VecDeque::new(),
+            touched: HashMap::new(),
+        }
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.stage == Stage::Live
+    }
+    pub fn is_loading(&self) -> bool {
+        matches!(self.stage, Stage::Loading { .. })
+    }
+    pub fn observes(&self) -> bool {
+        self.observer
+    }
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    pub fn link_up(&mut self, base: &Base, now: MonoMs, ports: &mut dyn Ports) {
+        if self.stage != Stage::Dialling {
+            return;
+        }
+        let info = LearnerInfo {
+            server: Some(base.settings.me),
+            protocol: 0x10000,
+            config_version: base.members.version,
+        };
+        let mut data = Vec::new();
+        info.encode(&mut data);
+        let kind = if self.observer { Kind::ObserverInfo } else { Kind::FollowerInfo };
+        put_packet(ports.out(self.link), kind, Zxid::new(base.epochs.accepted, 0), Some(&data));
+        self.stage = Stage::Hello;
+        self.heard_at = now;
+    }
+
+    /// The link is gone. A leader that did not listen yet is tried again; any other is given up.
+    pub fn link_down(&mut self, base: &Base, why: &str, now: MonoMs) -> Handled {
+        let early = matches!(self.stage, Stage::Dialling | Stage::Hello);
+        if early && now.since(self.since) < base.settings.init_ms().min(2 * base.settings.tick_ms) {
+            self.stage = Stage::Away { again_at: now.plus(REDIAL_MS) };
+            return Ok(());
+        }
+        Err(Why::new(format!("the link to leader {} ended: {why}", self.leader)))
+    }
+
+    pub fn tick(&mut self, base: &Base, now: MonoMs, ports: &mut dyn Ports) -> Handled {
+        if let Stage::Away { again_at } = self.stage
+            && now >= again_at
+        {
+            self.link = ports.dial(self.leader);
+            self.stage = Stage::Dialling;
+        }
+        if now >= self.next_deadline(base) {
+            return Err(Why::new(format!("leader {} was silent for too long", self.leader)));
+        }
+        Ok(())
+    }
+
+    pub fn next_deadline(&self, base: &Base) -> MonoMs {
+        match self.stage {
+            Stage::Away { again_at } => again_at,
+            Stage::Live | Stage::Taken => self.heard_at.plus(base.settings.sync_ms()),
+            Stage::Loading { .. } => MonoMs(u64::MAX),
+            _ => self.heard_at.plus(base.settings.init_ms()),
+        }
+    }
+
+    /// A packet of the leader. Fails when it cannot be followed any longer.
+    pub fn packet(&mut self, base: &mut Base, p: &Packet<'_>, now: MonoMs, ports: &mut dyn Ports) -> Handled {
+        self.heard_at = now;
+        match (self.stage, p.kind) {
+            (Stage::Hello, Kind::LeaderInfo) => self.leader_info(base, p, ports),
+            (Stage::Promised, Kind::Diff) => {
+                self.sync_committed = base.window.last();
+                self.stage = Stage::Syncing;
+                Ok(())
+            }
+            (Stage::Promised, Kind::Trunc) => self.trunc(base, p.zxid, ports),
+            (Stage::Promised, Kind::Snap) => {
+                self.stage = Stage::Loading { zxid: p.zxid, stream: true };
+                base.tell(Event::Install { link: self.link, zxid: p.zxid });
+                Ok(())
+            }
+            (Stage::Syncing, Kind::NewLeader) => self.new_leader(base, p, ports),
+            (Stage::Syncing | Stage::Taking { .. } | Stage::Taken, kind) => {
+                self.in_sync(base, kind, p, ports)
+            }
+            (Stage::Live, kind) => self.live(base, kind, p, ports),
+            (_, kind) => Err(Why::unexpected(kind, "from the leader, out of order")),
+        }
+    }
+
+    fn leader_info(&mut self, base: &mut Base, p: &Packet<'_>, ports: &mut dyn Ports) -> Handled {
+        self.epoch = p.zxid.epoch();
+        let version = Decoder::new(p.data.unwrap_or_default())
+            .int()
+            .map_err(|_| Why::new("LEADERINFO without a version"))?;
+        if version < 0x10000 {
+            return Err(Why::new(format!(
+                "leader {} speaks protocol {version:#x}: upgrade it first",
+                self.leader
+            )));
+        }
+        if self.epoch < base.epochs.accepted {
+            return Err(Why::new(format!(
+                "leader {} has epoch {}, but this server has promised to follow epoch {}",
+                self.leader, self.epoch, base.epochs.accepted
+            )));
+        }
+        let first = self.epoch > base.epochs.accepted;
+        let ticket = if first {
+            base.set_epochs(Epochs { accepted: self.epoch, current: base.epochs.current }, ports)
+        } else {
+            base.ticket
+        };
+        self.stage = Stage::Promising { ticket, first };
+        self.durable(base, ports);
+        Ok(())
+    }
+
+    fn trunc(&mut self, base: &mut Base, to: Zxid, ports: &mut dyn Ports) -> Handled {
+        self.sync_committed = to;
+        if to >= base.applied() && to >= base.window.base() {
+            base.truncate(to, ports);
+            self.stage = Stage::Syncing;
+            return Ok(());
+        }
+        base.persist(Persist::Mark(Mark::Truncate(to)), ports);
+        self.stage = Stage::Loading { zxid: to, stream: false };
+        base.tell(Event::Rebuild { zxid: to });
+        Ok(())
+    }
+
+    /// The driver has replaced the state: it is what the leader asked for, and durable.
+    pub fn loaded(&mut self, base: &mut Base, now: MonoMs, ports: &mut dyn Ports) -> Handled {
+        let Stage::Loading { zxid, stream } = self.stage else { return Ok(()) };
+        self.heard_at = now;
+        if stream {
+            base.persist(Persist::Mark(Mark::Installed(zxid)), ports);
+        } else if base.window.last() != zxid {
+            return Err(Why::new(format!(
+                "this server's history ends at {} and has no {zxid} to be cut at; it asks for a snapshot next",
+                base.window.last()
+            )));
+        }
+        self.sync_committed = zxid;
+        self.stage = Stage::Syncing;
+        Ok(())
+    }
+
+    /// Packets between the decision how to synchronise and UPTODATE.
+    fn in_sync(&mut self, base: &mut Base, kind: Kind, p: &Packet<'_>, ports: &mut dyn Ports) -> Handled {
+        match kind {
+            Kind::Proposal => self.proposal(base, p.zxid, p.data, ports),
+            Kind::Commit | Kind::CommitAndActivate => self.sync_commit(base, p.zxid),
+            Kind::Inform => {
+                self.proposal(base, p.zxid, p.data, ports)?;
+                self.sync_commit(base, p.zxid)
+            }
+            Kind::InformAndActivate => {
+                self.proposal(base, p.zxid, p.data.and_then(|d| d.get(8..)), ports)?;
+                self.sync_commit(base, p.zxid)
+            }
+            Kind::Ping => Ok(()),
+            Kind::UpToDate if self.stage == Stage::Taken => {
+                base.commit(self.sync_committed);
+                put_packet(ports.out(self.link), Kind::Ack, Zxid::new(self.epoch, 0), None);
+                self.stage = Stage::Live;
+                base.tell(Event::Following { leader: self.leader, link: self.link, observer: self.observer });
+                Ok(())
+            }
+            other => Err(Why::unexpected(other, "during the synchronisation")),
+        }
+    }
+
+    fn sync_commit(&mut self, base: &Base, zxid: Zxid) -> Handled {
+        if zxid <= self.sync_committed {
+            return Ok(());
+        }
+        if !base.window.holds(zxid) {
+            return Err(Why::new(format!("COMMIT of {zxid}, which was not proposed here")));
+        }
+        self.sync_committed = zxid;
+        Ok(())
+    }
+
+    fn proposal(
+        &mut self,
+        base: &mut Base,
+        zxid: Zxid,
+        txn: Option<&[u8]>,
+        ports: &mut dyn Ports,
+    ) -> Handled {
+        let last = base.window.last();
+        if zxid <= last && self.stage != Stage::Live {
+            // A joiner may be sent what it has.
+            return Ok(());
+        }
+        let follows = zxid.0 == last.0 + 1 || (zxid.epoch() > last.epoch() && zxid.counter() <= 1);
+        if !follows {
+            return Err(Why::new(format!(
+                "proposal {zxid} does not follow {last}: something between is missing"
+            )));
+        }
+        let txn = txn
+            .filter(|t| t.len() >= TXN_BYTES_MIN)
+            .ok_or_else(|| Why::new(format!("proposal {zxid} has no transaction")))?;
+        let ticket = base.append(zxid, Arc::from(txn), ports);
+        if !self.observer {
+            self.acks.push_back((ticket, zxid));
+        }
+        Ok(())
+    }
+
+    fn new_leader(&mut self, base: &mut Base, p: &Packet<'_>, ports: &mut dyn Ports) -> Handled {
+        if p.zxid.epoch() != self.epoch {
+            return Err(Why::new(format!("NEWLEADER of {} in epoch {}", p.zxid, self.epoch)));
+        }
+        if let Some(text) = p.data.filter(|d| d.len() > 1) {
+            base.tell(Event::Config { text: String::from_utf8_lossy(text).into_owned() });
+        }
+        // Tickets are in order: when this one is durable, so is all the history before it.
+        let ticket = base.set_epochs(Epochs { accepted: base.epochs.accepted, current: self.epoch }, ports);
+        self.stage = Stage::Taking { ticket };
+        self.durable(base, ports);
+        Ok(())
+    }
+
+    fn live(&mut self, base: &mut Base, kind: Kind, p: &Packet<'_>, ports: &mut dyn Ports) -> Handled {
+        match kind {
+            Kind::Proposal => self.proposal(base, p.zxid, p.data, ports),
+            Kind::Commit | Kind::CommitAndActivate => commit(base, p.zxid),
+            Kind::Inform => {
+                self.proposal(base, p.zxid, p.data, ports)?;
+                commit(base, p.zxid)
+            }
+            Kind::InformAndActivate => {
+                self.proposal(base, p.zxid, p.data.and_then(|d| d.get(8..)), ports)?;
+                commit(base, p.zxid)
+            }
+            Kind::Ping => {
+                self.pong(p.zxid, ports);
+                Ok(())
+            }
+            Kind::Sync => {
+                base.tell(Event::Synced);
+                Ok(())
+            }
+            Kind::Revalidate => {
+                let mut d = Decoder::new(p.data.unwrap_or_default());
+                let (Ok(session), Ok(valid)) = (d.long(), d.bool()) else {
+                    return Err(Why::new("an answer to REVALIDATE is cut short"));
+                };
+                base.tell(Event::Revalidated { session: SessionId(session), valid });
+                Ok(())
+            }
+            Kind::UpToDate => Ok(()),
+            other => Err(Why::unexpected(other, "from an established leader")),
+        }
+    }
+
+    fn pong(&mut self, zxid: Zxid, ports: &mut dyn Ports) {
+        let mut data = Vec::with_capacity(12 * self.touched.len());
+        for (id, timeout_ms) in self.touched.drain() {
+            data.put_long(id.0);
+            data.put_int(timeout_ms);
+        }
+        put_packet(ports.out(self.link), Kind::Ping, zxid, Some(&data));
+    }
+
+    /// A client of this session was heard from here.
+    pub fn touch(&mut self, session: SessionId, timeout_ms: i32) {
+        self.touched.insert(session, timeout_ms);
+    }
+
+    /// Says what may be said now that more is durable.
+    pub fn durable(&mut self, base: &mut Base, ports: &mut dyn Ports) {
+        match self.stage {
+            Stage::Promising { ticket, first } if base.durable >= ticket => {
+                let mut data = Vec::with_capacity(4);
+                data.put_int(if first { base.epochs.current as i32 } else { -1 });
+                put_packet(ports.out(self.link), Kind::AckEpoch, base.window.last(), Some(&data));
+                self.stage = Stage::Promised;
+            }
+            Stage::Taking { ticket } if base.durable >= ticket => {
+                put_packet(ports.out(self.link), Kind::Ack, Zxid::new(self.epoch, 0), None);
+                self.stage = Stage::Taken;
+            }
+            _ => {}
+        }
+        if matches!(self.stage, Stage::Taken | Stage::Live) {
+            let durable = base.durable;
+            while let Some((_, zxid)) = self.acks.pop_front_if(|(ticket, _)| *ticket <= durable) {
+                if zxid > self.sync_committed {
+                    put_packet(ports.out(self.link), Kind::Ack, zxid, None);
+                }
+            }
+        }
+    }
+}
+
+/// COMMIT and INFORM come in the order of the proposals, one for each.
+fn commit(base: &mut Base, zxid: Zxid) -> Handled {
+    let next = base.window.after(base.committed).and_then(|place| base.window.get(place)).map(|e| e.zxid);
+    if zxid <= base.committed {
+        return Ok(());
+    }
+    if next != Some(zxid) {
+        return Err(Why::new(format!("COMMIT of {zxid} where {next:?} is next")));
+    }
+    base.commit(zxid);
+    Ok(())
+}

@@ -1,0 +1,548 @@
+//! One member: which phase it is in, and the way of every input to it.
+//!
+//! Not here: what the phases do (`election`, `leader`, `learner`).
+//! Invariants:
+//! - a role that fails is left at once, in the same call: links closed, nothing more said in its name;
+//! - a lone server's quorum is itself: durable here means committed.
+
+use super::base::{Base, Settings, Why};
+use super::election::{Decided, Election, Vote};
+use super::leader::Leader;
+use super::learner::Learner;
+use super::members::Members;
+use super::window::{Entry, Window};
+use super::wire::{self, Kind, Notification, PeerState, put_packet_with};
+use super::{Epochs, Ports};
+use crate::ids::{LinkId, ServerId, SessionId, Ticket, Zxid};
+use crate::proto::{Encode, Id};
+use crate::time::MonoMs;
+use std::sync::Arc;
+
+/// What a member tells the core.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A role ended, or none was there yet: nobody is served. The text says why.
+    Looking { why: String },
+    /// This server leads; its whole log is committed.
+    Leading { epoch: u32 },
+    /// This server follows, synchronised.
+    Following { leader: ServerId, link: LinkId, observer: bool },
+    /// Leader: a learner's request. `op` as on the wire.
+    Request { link: LinkId, session: SessionId, cxid: i32, op: i32, body: Box<[u8]>, ids: Arc<[Id]> },
+    /// Leader: a client with this session is with that learner now; may it be?
+    Revalidate { link: LinkId, session: SessionId, timeout_ms: i32 },
+    /// Leader: sessions that a learner heard from.
+    Heard { link: LinkId, sessions: Vec<(SessionId, i32)> },
+    /// Leader: the learner is gone; sessions that it holds are on their own.
+    LearnerGone(LinkId),
+    /// Leader: the driver streams a snapshot to it, between [`Member::stream_begins`] and [`Member::stream_ended`].
+    Stream { link: LinkId, to: ServerId },
+    /// For the log: a peer that was dropped.
+    Dropped { who: String, why: String },
+    /// Learner: the answer to [`Member::revalidate`].
+    Revalidated { session: SessionId, valid: bool },
+    /// Learner: the oldest [`Member::forward`]ed sync is done, behind what was committed so far.
+    Synced,
+    /// Learner: a snapshot of this zxid begins on the link. The driver reads it and then calls [`Member::installed`].
+    Install { link: LinkId, zxid: Zxid },
+    /// Learner: the state must go back to this zxid: the driver rebuilds it from disk, then [`Member::rebuilt`].
+    Rebuild { zxid: Zxid },
+    /// Learner: the leader's configuration.
+    Config { text: String },
+}
+
+/// What a member is at present.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// A server without an ensemble.
+    Alone,
+    Looking,
+    /// Chosen, not established yet.
+    Discovering,
+    Leading,
+    /// Being synchronised.
+    Joining,
+    Following,
+    Observing,
+}
+
+/// For status commands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    pub elections: u64,
+    pub followers: usize,
+    pub observers: usize,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Alone,
+    Looking,
+    Leader(Box<Leader>),
+    Learner(Box<Learner>),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Member {
+    base: Base,
+    election: Option<Election>,
+    phase: Phase,
+    /// When the present phase began.
+    since: MonoMs,
+    elections: u64,
+}
+
+impl Member {
+    /// A lone server; all of its log is committed and applied.
+    pub fn alone(settings: Settings, window: Window) -> Member {
+        let members = Arc::new(Members::none());
+        Member {
+            base: Base::new(settings, members, Epochs::default(), window),
+            election: None,
+            phase: Phase::Alone,
+            since: MonoMs(0),
+            elections: 0,
+        }
+    }
+
+    /// A member of an ensemble; the state holds all of its log. Call [`Member::start`] next.
+    pub fn new(settings: Settings, members: Arc<Members>, epochs: Epochs, window: Window) -> Member {
+        let election = Election::new(settings.me, settings.observer, members.clone(), settings.knobs);
+        Member {
+            base: Base::new(settings, members, epochs, window),
+            election: Some(election),
+            phase: Phase::Looking,
+            since: MonoMs(0),
+            elections: 0,
+        }
+    }
+
+    /// Begins to look for a leader.
+    pub fn start(&mut self, now: MonoMs, ports: &mut dyn Ports) {
+        if self.election.is_some() {
+            self.look(&Why::new("the server has started"), now, ports);
+        }
+    }
+
+    /// Leaves whatever role there is.
+    fn look(&mut self, why: &Why, now: MonoMs, ports: &mut dyn Ports) {
+        match std::mem::replace(&mut self.phase, Phase::Looking) {
+            Phase::Learner(l) => ports.close(l.link),
+            Phase::Leader(l) => {
+                for link in l.links() {
+                    ports.close(link);
+                }
+            }
+            Phase::Alone | Phase::Looking => {}
+        }
+        ports.listen(false);
+        self.since = now;
+        self.base.events.retain(|e| matches!(e, Event::Dropped { .. } | Event::Looking { .. }));
+        self.base.tell(Event::Looking { why: why.0.clone() });
+        let mine = Vote {
+            leader: self.base.settings.me,
+            zxid: self.base.window.last(),
+            epoch: i64::from(self.base.epochs.current),
+        };
+        if let Some(e) = &mut self.election {
+            e.start(mine, now, ports);
+        }
+    }
+
+    fn decided(&mut self, d: Decided, now: MonoMs, ports: &mut dyn Ports) {
+        self.elections += 1;
+        self.since = now;
+        match d.state {
+            PeerState::Leading => {
+                ports.listen(true);
+                self.phase = Phase::Leader(Box::new(Leader::new(&self.base, now)));
+                // A quorum of one is complete.
+                self.with_leader(now, ports, |l, base, ports| l.settle(base, now, ports));
+            }
+            PeerState::Following | PeerState::Observing => {
+                let observer = d.state == PeerState::Observing;
+                self.phase = Phase::Learner(Box::new(Learner::new(d.leader, observer, now, ports)));
+            }
+            PeerState::Looking => {}
+        }
+    }
+
+    fn with_leader(
+        &mut self,
+        now: MonoMs,
+        ports: &mut dyn Ports,
+        act: impl FnOnce(&mut Leader, &mut Base, &mut dyn Ports) -> Result<(), Why>,
+    ) {
+        let Phase::Leader(leader) = &mut self.phase else { return };
+        let before = leader.is_established();
+        let done = act(leader, &mut self.base, ports);
+        let (after, epoch) = (leader.is_established(), leader.epoch());
+        match done {
+            Err(why) => self.look(&why, now, ports),
+            Ok(()) if after && !before => self.settled(PeerState::Leading, self.base.settings.me, epoch, now),
+            Ok(()) => {}
+        }
+    }
+
+    fn with_learner(
+        &mut self,
+        now: MonoMs,
+        ports: &mut dyn Ports,
+        act: impl FnOnce(&mut Learner, &mut Base, &mut dyn Ports) -> Result<(), Why>,
+    ) {
+        let Phase::Learner(learner) = &mut self.phase else { return };
+        let before = learner.is_live();
+        let done = act(learner, &mut self.base, ports);
+        let (after, epoch, leader) = (learner.is_live(), learner.epoch(), learner.leader);
+        let state = if learner.observes() { PeerState::Observing } else { PeerState::Following };
+        match done {
+            Err(why) => self.look(&why, now, ports),
+            Ok(()) if after && !before => self.settled(state, leader, epoch, now),
+            Ok(()) => {}
+        }
+    }
+
+    /// Later answers to voters carry the new epoch.
+    fn settled(&mut self, state: PeerState, leader: ServerId, epoch: u32, now: MonoMs) {
+        self.since = now;
+        let zxid = self.base.window.last();
+        if let Some(e) = &mut self.election {
+            e.settled(state, leader, zxid, i64::from(epoch));
+        }
+    }
+
+    /// A proposal of this server, which leads or is alone.
+    pub fn submit(&mut self, zxid: Zxid, txn: Arc<[u8]>, out: &mut dyn super::Persistence) {
+        debug_assert!(matches!(self.role(), Role::Alone | Role::Leading));
+        self.base.append(zxid, txn, out);
+    }
+
+    /// Everything up to `ticket` is durable here.
+    pub fn durable(&mut self, ticket: Ticket, now: MonoMs, ports: &mut dyn Ports) {
+        self.base.now_durable(ticket);
+        match &self.phase {
+            Phase::Alone => {
+                let upto = self.base.durable_zxid();
+                self.base.commit(upto);
+            }
+            Phase::Looking => {}
+            Phase::Leader(_) => self.with_leader(now, ports, |l, base, ports| l.settle(base, now, ports)),
+            Phase::Learner(_) => self.with_learner(now, ports, |l, base, ports| {
+                l.durable(base, ports);
+                Ok(())
+            }),
+        }
+    }
+
+    /// What time brings.
+    pub fn tick(&mut self, now: MonoMs, ports: &mut dyn Ports) {
+        let mut looking = false;
+        if let Some(e) = &mut self.election {
+            let decided = e.handle_timeout(now, ports);
+            looking = matches!(self.phase, Phase::Leader(_)) && e.heard_looking();
+            if let Some(d) = decided.filter(|_| matches!(self.phase, Phase::Looking)) {
+                self.decided(d, now, ports);
+            }
+        }
+        match self.phase {
+            Phase::Leader(_) => {
+                self.with_leader(now, ports, |l, base, ports| l.tick(base, looking, now, ports))
+            }
+            Phase::Learner(_) => self.with_learner(now, ports, |l, base, ports| l.tick(base, now, ports)),
+            Phase::Alone | Phase::Looking => {}
+        }
+    }
+
+    /// When [`Member::tick`] has something to do next.
+    pub fn next_deadline(&self) -> Option<MonoMs> {
+        let election = self.election.as_ref().and_then(Election::next_deadline);
+        let role = match &self.phase {
+            Phase::Leader(l) => Some(l.next_deadline()),
+            Phase::Learner(l) => Some(l.next_deadline(&self.base)),
+            Phase::Alone | Phase::Looking => None,
+        };
+        election.into_iter().chain(role).min()
+    }
+
+    /// An election message (payload without its length). Garbage is told back, for the log.
+    pub fn election_message(
+        &mut self,
+        from: ServerId,
+        message: &[u8],
+        now: MonoMs,
+        ports: &mut dyn Ports,
+    ) -> Result<(), Why> {
+        let n = Notification::decode(message).map_err(|e| Why::new(e.0))?;
+        let Some(e) = &mut self.election else { return Ok(()) };
+        let decided = e.handle(from, &n, now, ports);
+        if let Some(d) = decided.filter(|_| matches!(self.phase, Phase::Looking)) {
+            self.decided(d, now, ports);
+        }
+        Ok(())
+    }
+
+    /// The election connection to a member is there.
+    pub fn election_up(&mut self, id: ServerId, now: MonoMs, ports: &mut dyn Ports) {
+        if let Some(e) = &mut self.election {
+            e.peer_up(id, now, ports);
+        }
+    }
+    /// The election connection to a member was reset.
+    pub fn election_down(&mut self, id: ServerId) {
+        if let Some(e) = &mut self.election {
+            e.peer_down(id);
+        }
+    }
+
+    /// A learner has connected.
+    pub fn link_accepted(&mut self, link: LinkId, name: String, now: MonoMs, ports: &mut dyn Ports) {
+        match &mut self.phase {
+            Phase::Leader(l) => l.accepted(link, name, now),
+            _ => ports.close(link),
+        }
+    }
+    /// The link to the leader is there.
+    pub fn link_up(&mut self, link: LinkId, now: MonoMs, ports: &mut dyn Ports) {
+        self.with_learner(now, ports, |l, base, ports| {
+            if l.link == link {
+                l.link_up(base, now, ports);
+            }
+            Ok(())
+        });
+    }
+    /// A link has ended.
+    pub fn link_down(&mut self, link: LinkId, why: &str, now: MonoMs, ports: &mut dyn Ports) {
+        match &self.phase {
+            Phase::Leader(_) => self.with_leader(now, ports, |l, base, _| {
+                if let Some(id) = l.learner(link) {
+                    base.tell(Event::Dropped { who: format!("learner {id}"), why: why.to_owned() });
+                    base.tell(Event::LearnerGone(link));
+                }
+                l.gone(base, link)
+            }),
+            Phase::Learner(l) if l.link == link => {
+                self.with_learner(now, ports, |l, base, _| l.link_down(base, why, now));
+            }
+            _ => {}
+        }
+    }
+
+    /// Bytes of a link. Says how many were used; the rest is the beginning of a packet, or belongs to a stream that the
+    /// driver reads ([`Member::is_loading`]).
+    pub fn link_bytes(&mut self, link: LinkId, bytes: &[u8], now: MonoMs, ports: &mut dyn Ports) -> usize {
+        let mut used = 0;
+        let max = self.base.settings.packet_max;
+        loop {
+            match &self.phase {
+                Phase::Leader(_) => {}
+                Phase::Learner(l) if l.link == link && !l.is_loading() => {}
+                Phase::Learner(l) if l.link == link => return used,
+                _ => return bytes.len(),
+            }
+            match wire::parse(&bytes[used..], max) {
+                Ok(None) => return used,
+                Ok(Some((packet, n))) => {
+                    used += n;
+                    self.packet(link, &packet, now, ports);
+                }
+                Err(garbage) => {
+                    let why = Why::new(format!("it sent what is no packet: {}", garbage.0));
+                    match self.phase {
+                        Phase::Leader(_) => {
+                            self.with_leader(now, ports, |l, base, ports| l.garbage(base, link, &why, ports));
+                        }
+                        _ => self.with_learner(now, ports, |_, _, _| Err(why)),
+                    }
+                    return bytes.len();
+                }
+            }
+        }
+    }
+
+    fn packet(&mut self, link: LinkId, p: &wire::Packet<'_>, now: MonoMs, ports: &mut dyn Ports) {
+        match self.phase {
+            Phase::Leader(_) => {
+                self.with_leader(now, ports, |l, base, ports| l.packet(base, link, p, now, ports))
+            }
+            _ => self.with_learner(now, ports, |l, base, ports| l.packet(base, p, now, ports)),
+        }
+    }
+
+    /// Fills the learners' buffers, as far as there is room in them. Call once per turn, before they are sent.
+    pub fn pump(&mut self, now: MonoMs, ports: &mut dyn Ports) {
+        self.with_leader(now, ports, |l, base, ports| l.pump(base, now, ports));
+    }
+
+    /// The next committed transaction, to be applied now.
+    pub fn take_committed(&mut self) -> Option<Entry> {
+        let entry = self.peek_committed()?.clone();
+        self.base.apply_at += 1;
+        self.base.applied_ticket = entry.ticket;
+        Some(entry)
+    }
+    /// The same without taking it.
+    pub fn peek_committed(&self) -> Option<&Entry> {
+        if self.base.apply_at < self.base.window.first() {
+            return None;
+        }
+        self.base.window.get(self.base.apply_at).filter(|e| e.zxid <= self.base.committed)
+    }
+    /// Lets go of history that nobody needs.
+    pub fn trim(&mut self) {
+        self.base.trim();
+    }
+
+    /// Leader: a `sync` that a learner forwarded is released there behind the commit of everything proposed so far.
+    pub fn sync(&mut self, link: LinkId) {
+        let behind = self.base.window.last();
+        if let Phase::Leader(l) = &mut self.phase {
+            l.sync(link, behind);
+        }
+    }
+    /// Leader: the answer to a learner's question about a session.
+    pub fn answer(&mut self, link: LinkId, session: SessionId, valid: bool, ports: &mut dyn Ports) {
+        super::leader::put_revalidated(ports.out(link), session, valid);
+    }
+    /// Leader: the driver begins to stream the state at `zxid`; `false`: the learner is gone.
+    pub fn stream_begins(&mut self, link: LinkId, zxid: Zxid, ports: &mut dyn Ports) -> bool {
+        match &mut self.phase {
+            Phase::Leader(l) => l.stream_begins(link, zxid, ports),
+            _ => false,
+        }
+    }
+    /// Leader: the stream is complete in the link's buffer.
+    pub fn stream_ended(&mut self, link: LinkId, zxid: Zxid, now: MonoMs, ports: &mut dyn Ports) {
+        self.with_leader(now, ports, |l, base, ports| l.stream_ended(base, link, zxid, now, ports));
+    }
+
+    /// Learner: the link that carries a stream which the driver reads, or that waits until it has rebuilt the state.
+    pub fn is_loading(&self) -> Option<LinkId> {
+        match &self.phase {
+            Phase::Learner(l) if l.is_loading() => Some(l.link),
+            _ => None,
+        }
+    }
+    /// Learner: a snapshot of this zxid is durable and is the state now; there is no history before it.
+    pub fn installed(&mut self, zxid: Zxid, now: MonoMs, ports: &mut dyn Ports) {
+        self.base.window.restart(zxid);
+        // Its mark in the log comes with the next ticket; the snapshot stands before it, and so does its replay.
+        self.base.restarted(zxid);
+        self.with_learner(now, ports, |l, base, ports| l.loaded(base, now, ports));
+    }
+    /// Learner: the state was rebuilt from disk, with this history.
+    pub fn rebuilt(&mut self, window: Window, now: MonoMs, ports: &mut dyn Ports) {
+        self.base.window = window;
+        let last = self.base.window.last();
+        self.base.restarted(last);
+        self.with_learner(now, ports, |l, base, ports| l.loaded(base, now, ports));
+    }
+    /// The driver could not do what an event asked for.
+    pub fn failed(&mut self, why: String, now: MonoMs, ports: &mut dyn Ports) {
+        self.look(&Why(why), now, ports);
+    }
+
+    /// Learner: asks the leader to order a request. Its link's buffer grows by it: look at [`Member::leader_link`] first.
+    pub fn forward(&mut self, request: &Forward<'_>, ports: &mut dyn Ports) {
+        let Phase::Learner(l) = &self.phase else { return };
+        put_packet_with(ports.out(l.link), Kind::Request, Zxid::MAX, Some(request.ids), |out| {
+            out.put_long(request.session.0);
+            out.put_int(request.cxid);
+            out.put_int(request.op);
+            out.put_bytes(request.body);
+        });
+    }
+    /// Learner: asks whether a session lives, and tells the leader that it is here now.
+    pub fn revalidate(&mut self, session: SessionId, timeout_ms: i32, ports: &mut dyn Ports) {
+        let Phase::Learner(l) = &self.phase else { return };
+        put_packet_with(ports.out(l.link), Kind::Revalidate, Zxid::MAX, None, |out| {
+            out.put_long(session.0);
+            out.put_int(timeout_ms);
+        });
+    }
+    /// Learner: a session was heard from.
+    pub fn touch(&mut self, session: SessionId, timeout_ms: i32) {
+        if let Phase::Learner(l) = &mut self.phase {
+            l.touch(session, timeout_ms);
+        }
+    }
+    /// Learner: the link to the leader.
+    pub fn leader_link(&self) -> Option<LinkId> {
+        match &self.phase {
+            Phase::Learner(l) => Some(l.link),
+            _ => None,
+        }
+    }
+
+    /// What to tell the core next.
+    pub fn take_event(&mut self) -> Option<Event> {
+        self.base.events.pop_front()
+    }
+    /// What it is at present.
+    pub fn role(&self) -> Role {
+        match &self.phase {
+            Phase::Alone => Role::Alone,
+            Phase::Looking => Role::Looking,
+            Phase::Leader(l) if l.is_established() => Role::Leading,
+            Phase::Leader(_) => Role::Discovering,
+            Phase::Learner(l) if !l.is_live() => Role::Joining,
+            Phase::Learner(l) if l.observes() => Role::Observing,
+            Phase::Learner(_) => Role::Following,
+        }
+    }
+    /// When the present phase began.
+    pub fn since(&self) -> MonoMs {
+        self.since
+    }
+    /// The leader it follows, or itself.
+    pub fn leader(&self) -> Option<ServerId> {
+        match &self.phase {
+            Phase::Learner(l) => Some(l.leader),
+            Phase::Leader(_) => Some(self.base.settings.me),
+            _ => None,
+        }
+    }
+    /// The last committed zxid.
+    pub fn committed(&self) -> Zxid {
+        self.base.committed
+    }
+    /// The ticket behind which the log goes on for the state that is applied: where a snapshot of it stands.
+    pub fn applied_ticket(&self) -> Ticket {
+        self.base.applied_ticket
+    }
+    /// The last ticket given out.
+    pub fn last_ticket(&self) -> Ticket {
+        self.base.ticket
+    }
+    /// The last zxid of the log.
+    pub fn last_logged(&self) -> Zxid {
+        self.base.window.last()
+    }
+    /// The newest history.
+    pub fn window(&self) -> &Window {
+        &self.base.window
+    }
+    pub fn epochs(&self) -> Epochs {
+        self.base.epochs
+    }
+    pub fn members(&self) -> &Arc<Members> {
+        &self.base.members
+    }
+    pub fn me(&self) -> ServerId {
+        self.base.settings.me
+    }
+    pub fn counters(&self) -> Counters {
+        let (followers, observers) = if let Phase::Leader(l) = &self.phase { l.learners() } else { (0, 0) };
+        Counters { elections: self.elections, followers, observers }
+    }
+}
+
+/// A request on its way to the leader.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward<'a> {
+    pub session: SessionId,
+    pub cxid: i32,
+    pub op: i32,
+    pub body: &'a [u8],
+    pub ids: &'a [Id],
+}
