@@ -9,13 +9,17 @@
 //! Not here: anything that a server started from the command line does not do as well.
 //! Invariant: nothing global to the process is touched, so any number of servers live beside each other.
 
-use crate::config::Config;
+use crate::config::{Config, EnsembleConfig};
 use crate::server;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
+use engine::ids::ServerId;
 use engine::limits::Limits;
+use engine::zab::members::Members;
 use profiles::Profile;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How an embedded server is to be.
@@ -29,6 +33,8 @@ pub struct Options {
     pub profile: Option<Profile>,
     /// `None`: those of a server without a zoo.cfg, with every four-letter word allowed and no limit of connections.
     pub limits: Option<Limits>,
+    /// Its place in an ensemble; `None`: it serves alone.
+    pub ensemble: Option<EnsembleConfig>,
 }
 
 /// A server in this process. Dropping it stops it.
@@ -67,6 +73,7 @@ impl Server {
         if let Some(limits) = &options.limits {
             config.limits = limits.clone();
         }
+        config.ensemble = options.ensemble.clone();
         let inner = server::Server::start(config, &profile)?;
         Ok(Server { inner, options, data_dir, temporary })
     }
@@ -132,4 +139,135 @@ impl Stopped {
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
     }
+}
+
+/// An ensemble of servers in this process, on loopback.
+///
+/// ```
+/// let cluster = net::embed::Cluster::start(3, &net::embed::Options::default())?;
+/// let leader = cluster.wait_for_leader(std::time::Duration::from_secs(30))?;
+/// assert!(leader < 3);
+/// cluster.stop()?;
+/// # anyhow::Ok(())
+/// ```
+pub struct Cluster {
+    members: Vec<Member>,
+}
+
+enum Member {
+    Running(Server),
+    Stopped(Stopped),
+}
+
+impl Cluster {
+    /// Starts `size` voters with ids from 1. Returns when clients can connect; a leader may not be there yet.
+    ///
+    /// # Errors
+    /// As [`Server::start`]; also when there are no free ports.
+    pub fn start(size: usize, options: &Options) -> Result<Cluster> {
+        let lines = free_ports(2 * size)?;
+        let list = lines
+            .chunks(2)
+            .enumerate()
+            .map(|(i, p)| format!("server.{}=127.0.0.1:{}:{}:participant\n", i + 1, p[0], p[1]))
+            .collect::<String>();
+        let members = Members::parse(&list).map_err(|e| anyhow!(e)).context("the ensemble's own lines")?;
+        let members = Arc::new(members);
+        let mut cluster = Cluster { members: Vec::new() };
+        for i in 0..size {
+            let ensemble = EnsembleConfig::local(ServerId(i as i64 + 1), members.clone());
+            let options =
+                Options { ensemble: Some(ensemble), data_dir: None, client_port: 0, ..options.clone() };
+            cluster.members.push(Member::Running(Server::start(options)?));
+        }
+        Ok(cluster)
+    }
+
+    /// The server with index `i`, from 0; `None` while it is stopped.
+    pub fn server(&self, i: usize) -> Option<&Server> {
+        match &self.members[i] {
+            Member::Running(s) => Some(s),
+            Member::Stopped(_) => None,
+        }
+    }
+
+    /// The index of the server that leads. Asks each with a four-letter word until one says so.
+    ///
+    /// # Errors
+    /// None does within `patience`.
+    pub fn wait_for_leader(&self, patience: Duration) -> Result<usize> {
+        let began = Instant::now();
+        loop {
+            for (i, m) in self.members.iter().enumerate() {
+                if let Member::Running(s) = m
+                    && ask(s.client_addr(), "srvr").is_ok_and(|text| text.contains("Mode: leader"))
+                {
+                    return Ok(i);
+                }
+            }
+            if began.elapsed() > patience {
+                bail!("no server leads after {patience:?}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends one server as if its process were killed.
+    pub fn kill(&mut self, i: usize) {
+        self.replace(i, |m| match m {
+            Member::Running(s) => Ok(Member::Stopped(s.kill())),
+            stopped => Ok(stopped),
+        })
+        .expect("a kill cannot fail");
+    }
+
+    /// Starts a server again that was killed.
+    ///
+    /// # Errors
+    /// As [`Server::start`]; the server is gone then.
+    pub fn restart(&mut self, i: usize) -> Result<()> {
+        self.replace(i, |m| match m {
+            Member::Stopped(s) => Ok(Member::Running(s.start()?)),
+            running => Ok(running),
+        })
+    }
+
+    fn replace(&mut self, i: usize, with: impl FnOnce(Member) -> Result<Member>) -> Result<()> {
+        let new = with(self.members.remove(i))?;
+        self.members.insert(i, new);
+        Ok(())
+    }
+
+    /// Ends all of them in good order.
+    ///
+    /// # Errors
+    /// As [`Server::stop`], of the first that has one.
+    pub fn stop(self) -> Result<()> {
+        let mut first = Ok(());
+        for m in self.members {
+            if let Member::Running(s) = m {
+                first = first.and(s.stop());
+            }
+        }
+        first
+    }
+}
+
+/// The answer to a four-letter word.
+fn ask(addr: SocketAddr, word: &str) -> std::io::Result<String> {
+    use std::io::{Read as _, Write as _};
+    let mut s = std::net::TcpStream::connect(addr)?;
+    s.set_read_timeout(Some(Duration::from_secs(5)))?;
+    s.write_all(word.as_bytes())?;
+    let mut text = String::new();
+    s.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Ports that were free a moment ago.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let held: Vec<std::net::TcpListener> = (0..count)
+        .map(|_| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+        .collect::<std::io::Result<_>>()?;
+    Ok(held.iter().map(|l| l.local_addr().map(|a| a.port())).collect::<std::io::Result<_>>()?)
 }

@@ -7,6 +7,7 @@
 //! warned about once, or the load failed; nothing is taken from the environment.
 
 mod dirs;
+mod ensemble;
 mod keys;
 mod properties;
 mod resolve;
@@ -15,6 +16,7 @@ mod set;
 mod values;
 
 pub use dirs::DirError;
+pub use ensemble::EnsembleConfig;
 pub use resolve::load;
 pub use servers::{PeerAddress, ServerLine};
 
@@ -69,6 +71,8 @@ pub struct Config {
     pub fsync_warning_ms: u64,
     /// `readonlymode.enabled`. A standalone server is never read-only; it only makes `isro` an allowed word.
     pub read_only_mode: bool,
+    /// Its place in an ensemble; `None`: it serves alone.
+    pub ensemble: Option<EnsembleConfig>,
 }
 
 /// `autopurge.*`.
@@ -98,6 +102,7 @@ impl Config {
             purge: None,
             fsync_warning_ms: resolve::FSYNC_WARNING_MS,
             read_only_mode: false,
+            ensemble: None,
         }
     }
 

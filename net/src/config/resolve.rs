@@ -203,6 +203,7 @@ pub fn load(from: &Sources) -> Result<Loaded, ConfigError> {
         purge,
         fsync_warning_ms: draft.fsync_warning_ms,
         read_only_mode: draft.read_only_mode,
+        ensemble: None,
     };
     Ok(Loaded { config, profile, warnings })
 }

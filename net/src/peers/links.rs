@@ -334,6 +334,25 @@ impl Links {
         }
     }
 
+    /// Lends out what arrived, and from where it is not consumed yet.
+    pub(super) fn take_input(&mut self, link: LinkId) -> (Vec<u8>, usize) {
+        self.links.get_mut(&link).map_or((Vec::new(), 0), |l| (std::mem::take(&mut l.input), l.start))
+    }
+
+    /// Takes back what was lent out. Nothing was read meanwhile.
+    pub(super) fn give_back(&mut self, link: LinkId, input: Vec<u8>, used: usize) {
+        if let Some(l) = self.links.get_mut(&link) {
+            debug_assert!(l.input.is_empty(), "no poll lies between");
+            l.input = input;
+        }
+        self.consume(link, used);
+    }
+
+    /// Whether it is known and not down.
+    pub(super) fn is_open(&self, link: LinkId) -> bool {
+        self.links.get(&link).is_some_and(|l| !matches!(l.state, State::Down(_)))
+    }
+
     pub(super) fn set_reading(&mut self, link: LinkId, on: bool) {
         if let Some(l) = self.links.get_mut(&link) {
             l.tell_again |= on && !l.reading && l.unread() > 0;

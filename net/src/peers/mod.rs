@@ -210,6 +210,22 @@ impl Peers {
         self.links.consume(link, bytes);
     }
 
+    /// Lends out what arrived on a link, with the place up to which it was consumed, so that whoever reads it may answer.
+    /// To be followed by [`Peers::give_back`], with no [`Peers::poll`] between.
+    pub fn take_input(&mut self, link: LinkId) -> (Vec<u8>, usize) {
+        self.links.take_input(link)
+    }
+
+    /// Takes back what was lent out; so many bytes more are consumed.
+    pub fn give_back(&mut self, link: LinkId, input: Vec<u8>, used: usize) {
+        self.links.give_back(link, input, used);
+    }
+
+    /// Whether a link is being dialled, or open.
+    pub fn is_open(&self, link: LinkId) -> bool {
+        self.links.is_open(link)
+    }
+
     /// Whether a link is read at all. Switched on, input that is there already is told again.
     pub fn set_reading(&mut self, link: LinkId, on: bool) {
         self.links.set_reading(link, on);

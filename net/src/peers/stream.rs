@@ -12,6 +12,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind, Write};
+use std::mem::MaybeUninit;
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -39,14 +40,13 @@ pub(super) struct Edge {
 pub(super) struct Epoll {
     fd: OwnedFd,
     last_token: u64,
-    from_kernel: Vec<epoll::Event>,
     more: bool,
 }
 
 impl Epoll {
     pub(super) fn new() -> io::Result<Epoll> {
         let fd = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Epoll { fd, last_token: 0, from_kernel: Vec::with_capacity(EVENTS_PER_CALL), more: false })
+        Ok(Epoll { fd, last_token: 0, more: false })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -72,12 +72,13 @@ impl Epoll {
 
     /// Appends what the kernel has to say now, as far as one call tells it.
     pub(super) fn poll(&mut self, edges: &mut Vec<Edge>) {
-        self.from_kernel.clear();
+        // Not kept: what the kernel's record may hold cannot go to another thread, and this may be moved to one.
+        let mut room = [MaybeUninit::<epoll::Event>::uninit(); EVENTS_PER_CALL];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Only a signal can interrupt this; what it kept back is told by the next call.
-        let _interrupted = epoll::wait(&self.fd, spare_capacity(&mut self.from_kernel), Some(&now));
-        self.more = self.from_kernel.len() == self.from_kernel.capacity();
-        for e in &self.from_kernel {
+        let Ok((came, _)) = epoll::wait(&self.fd, &mut room, Some(&now)) else { return };
+        self.more = came.len() == EVENTS_PER_CALL;
+        for e in came {
             use epoll::EventFlags as F;
             let (flags, data) = (e.flags, e.data);
             let end = flags.intersects(F::RDHUP | F::HUP | F::ERR);

@@ -7,15 +7,16 @@
 //! - no call here waits.
 
 use super::desk::Desk;
-use super::journal::Journal;
+use super::errands::Errands;
+use super::ports::Ports;
 use super::shared::Shared;
 use super::snapshots::Snapshots;
 use crate::clock::Clock;
+use crate::peers::{PeerEvent, Peers};
 use crate::ring::{Bell, Consumer, Publisher, ring_those};
-use engine::ids::Ticket;
 use engine::msg::{ChangeBatch, ToCore};
 use engine::pipeline::Notice;
-use engine::server::Server;
+use engine::server::{PeerInput, Server};
 use engine::time::{MonoMs, Now};
 use engine::watch::InterestFilter;
 use std::sync::Arc;
@@ -40,7 +41,8 @@ pub struct Peer {
 /// See the module.
 pub struct Core {
     pub server: Server,
-    pub journal: Journal,
+    pub ports: Ports,
+    pub errands: Errands,
     pub desk: Desk,
     pub snapshots: Snapshots,
     pub shared: Arc<Shared>,
@@ -53,6 +55,8 @@ pub struct Core {
     pub spare: Vec<Box<ChangeBatch>>,
     /// Path hashes of the batch being published, for the interest filters.
     pub hashes: Vec<(u64, u64)>,
+    /// Emptied and filled again each turn.
+    pub peer_events: Vec<PeerEvent>,
     /// Garbage is waiting.
     pub garbage: bool,
 }
@@ -61,32 +65,61 @@ impl Core {
     /// One round. Says whether there is more to do at once.
     pub fn step(&mut self) -> bool {
         let now = self.clock.now();
-        self.take_durable();
+        self.take_durable(now);
+        self.take_peers(now);
         let took = self.take_requests(now);
         if now.mono >= self.server.next_deadline() {
-            self.server.tick(now, &mut self.journal);
+            self.server.tick(now, &mut self.ports);
         }
-        self.journal.kick();
-        if let Some(ticket) = self.journal.early() {
-            self.durable(ticket);
+        self.ports.journal.kick();
+        if let Some(ticket) = self.ports.journal.early() {
+            self.server.durable(ticket, now, &mut self.ports);
+        }
+        if let Err(e) = self.errands.step(&mut self.server, &mut self.ports, now) {
+            self.shared.fail(format!("{e:#}"));
+        }
+        self.server.pump(now, &mut self.ports);
+        if let Some(peers) = &mut self.ports.peers {
+            peers.flush();
         }
         let told = self.tell(now);
         self.garbage = self.server.collect(COLLECT_PER_STEP);
         self.notices();
-        self.snapshots.step(&self.server, &self.journal, &self.shared, now);
+        self.snapshots.step(&self.server, &self.ports.journal, &self.shared, now);
         self.desk.snapshots = self.snapshots.stats();
         took >= TAKE_PER_STEP || (told && self.server.can_advance())
     }
 
-    fn take_durable(&mut self) {
-        while let Some(ticket) = self.journal.poll() {
-            self.shared.book_sync(&self.journal.stats());
-            self.durable(ticket);
+    fn take_durable(&mut self, now: Now) {
+        while let Some(ticket) = self.ports.journal.poll() {
+            self.shared.book_sync(&self.ports.journal.stats());
+            self.server.durable(ticket, now, &mut self.ports);
         }
     }
 
-    fn durable(&mut self, ticket: Ticket) {
-        self.server.durable(ticket);
+    /// What the other members have sent.
+    fn take_peers(&mut self, now: Now) {
+        let Some(peers) = &mut self.ports.peers else { return };
+        let mut events = std::mem::take(&mut self.peer_events);
+        peers.poll(now.mono, &mut events);
+        for event in events.drain(..) {
+            let input = match &event {
+                PeerEvent::Election { from, message } => PeerInput::Election { from: *from, message },
+                PeerEvent::ElectionUp(id) => PeerInput::ElectionUp(*id),
+                PeerEvent::ElectionDown(id) => PeerInput::ElectionDown(*id),
+                PeerEvent::Accepted { link, peer } => {
+                    PeerInput::Accepted { link: *link, name: peer.to_string() }
+                }
+                PeerEvent::Up(link) => PeerInput::Up(*link),
+                PeerEvent::Down { link, why } => PeerInput::Down { link: *link, why },
+                PeerEvent::Input(link) => {
+                    self.errands.input(*link, &mut self.server, &mut self.ports, now);
+                    continue;
+                }
+            };
+            self.server.peer(input, now, &mut self.ports);
+        }
+        self.peer_events = events;
     }
 
     fn take_requests(&mut self, now: Now) -> usize {
@@ -96,8 +129,8 @@ impl Core {
             while taken < TAKE_PER_STEP && self.may_take() {
                 let Some(m) = self.peers[at].inbox.pop() else { break };
                 taken += 1;
-                if let Some(rest) = self.server.handle(m, now, &mut self.journal) {
-                    self.desk.handle(rest, &mut self.server, &self.shared, &self.journal, now);
+                if let Some(rest) = self.server.handle(m, now, &mut self.ports) {
+                    self.desk.handle(rest, &mut self.server, &self.shared, &self.ports.journal, now);
                 }
             }
             if taken > 0 && self.peers[at].inbox.producer_waits() {
@@ -109,7 +142,7 @@ impl Core {
     }
 
     fn may_take(&self) -> bool {
-        self.server.has_room() && self.journal.has_room() && !self.publisher.is_full()
+        self.server.has_room() && self.ports.journal.has_room() && !self.publisher.is_full()
     }
 
     /// Applies and publishes one batch.
@@ -165,7 +198,7 @@ impl Core {
     /// Whether something is there to do right now: the last look before sleeping.
     pub fn has_work(&mut self) -> bool {
         let inbox = self.may_take() && self.peers.iter_mut().any(|p| !p.inbox.is_empty());
-        inbox || (self.server.can_advance() && !self.publisher.is_full()) || self.journal.is_finished()
+        inbox || (self.server.can_advance() && !self.publisher.is_full()) || self.ports.journal.is_finished()
     }
 
     /// How long a sleep may last at most.
@@ -175,12 +208,15 @@ impl Core {
         // Overdue means that it was tried just now, and that a shard's report or room is missing: both ring the bell.
         let due = if due <= now { now.plus(10) } else { due };
         let mut until = due.min(self.snapshots.next_deadline());
+        if let Some(at) = self.ports.peers.as_ref().map(Peers::next_deadline) {
+            until = until.min(at);
+        }
         if self.garbage || (self.server.can_advance() && self.publisher.is_full()) {
             // Somebody has to pass first, and nobody rings for that.
             until = until.min(MonoMs(now.0 + 5));
         }
         let limit = Duration::from_millis(until.since(now));
-        match self.journal.waits_for_company() {
+        match self.ports.journal.waits_for_company() {
             Duration::ZERO => limit,
             wait => limit.min(wait),
         }

@@ -17,6 +17,7 @@ use engine::ids::{ConnId, SessionId};
 use engine::msg::{Act, Collect, Collected, ConnStat, Span, Target, ToCore};
 use engine::server::Server;
 use engine::time::Now;
+use engine::zab::Role;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -30,6 +31,9 @@ struct Question {
     missing: usize,
     parts: Collected,
 }
+
+/// Words that a server answers also while it serves nobody.
+const ALWAYS: [&str; 7] = ["ruok", "conf", "envi", "isro", "gtmk", "stmk", "dirs"];
 
 /// What the start cost, for `mntr`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -138,9 +142,12 @@ impl Desk {
         journal: &Journal,
         now: Now,
     ) -> Option<String> {
+        if !core.is_open() && !ALWAYS.contains(&word) {
+            return Some(words::not_serving(word));
+        }
         Some(match word {
             "ruok" => words::ruok(),
-            "isro" => words::isro(Some(false)),
+            "isro" => words::isro(core.is_open().then_some(false)),
             "srvr" => server::srvr(&self.metrics(core, shared, journal, now).info()),
             "mntr" => {
                 // Counting them lists a directory, so only this word does.
@@ -201,7 +208,7 @@ impl Desk {
         let db = core.db();
         let shards = shared.shard_metrics();
         Metrics {
-            mode: Mode::Standalone,
+            mode: mode_of(core.role()),
             uptime_ms: now.mono.since(self.started.mono),
             core: CoreMetrics {
                 zxid: db.last(),
@@ -239,6 +246,16 @@ impl Desk {
             txns_load_time: once(self.start.replay_ms),
             txns_loaded: once(self.start.txns),
         }
+    }
+}
+
+/// What a server calls itself; `None` while it serves nobody.
+fn mode_of(role: Role) -> Mode {
+    match role {
+        Role::Leading => Mode::Leader,
+        Role::Following => Mode::Follower,
+        Role::Observing => Mode::Observer,
+        _ => Mode::Standalone,
     }
 }
 

@@ -12,6 +12,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use engine::ids::Ticket;
 use engine::zab::{Epochs, Persist, Persistence};
 use profiles::{Durability, Profile, WalAsync};
+use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,9 @@ use wal::{Group, Log, Position, SmallFile, WalError};
 
 /// What a finished group tells.
 type Finished = (Group, Result<Position, WalError>);
+
+/// Tickets of epochs remembered one by one: far more elections than lie between logging and applying.
+const EPOCH_TICKETS_MAX: usize = 1024;
 
 /// Who waits for the disk.
 enum Writer {
@@ -47,6 +51,11 @@ pub struct Journal {
     /// What a flush made durable and `poll` has not told yet.
     flushed: Option<Ticket>,
     epochs: SmallFile,
+    /// The position of the record of the first ticket.
+    start: Position,
+    /// Tickets of epochs, which are no records; the oldest are only counted.
+    epoch_tickets: VecDeque<Ticket>,
+    epochs_before: u64,
     durability: Durability,
     group_max: usize,
     /// How long an idle log waits for company.
@@ -89,7 +98,7 @@ impl Journal {
         wake: Arc<dyn Wake>,
     ) -> anyhow::Result<Journal> {
         let group_max = profile.group_max_bytes as usize;
-        let reader = log.reader();
+        let (reader, start) = (log.reader(), log.next_position());
         let submit = profile.wal_async != WalAsync::Thread && log.enable_submit().is_some();
         if profile.wal_async == WalAsync::Uring && !submit {
             anyhow::bail!(
@@ -106,6 +115,9 @@ impl Journal {
             in_flight: None,
             flushed: None,
             epochs,
+            start,
+            epoch_tickets: VecDeque::new(),
+            epochs_before: 0,
             durability: profile.durability,
             group_max,
             group_wait: Duration::from_micros(profile.group_wait_us.into()),
@@ -164,6 +176,12 @@ impl Journal {
                 let _gone = to.send(group);
             }
         }
+    }
+
+    /// The position of the record behind the one with this ticket.
+    pub fn position_behind(&self, ticket: Ticket) -> Position {
+        let epochs = self.epochs_before + self.epoch_tickets.partition_point(|t| *t <= ticket) as u64;
+        Position(self.start.0 + ticket.0 - epochs)
     }
 
     /// How long the open group still waits for more before it is written.
@@ -269,6 +287,11 @@ impl Journal {
             Ok(()) => {
                 self.last = ticket;
                 self.flushed = Some(ticket);
+                self.epoch_tickets.push_back(ticket);
+                if self.epoch_tickets.len() > EPOCH_TICKETS_MAX {
+                    self.epoch_tickets.pop_front();
+                    self.epochs_before += 1;
+                }
             }
             Err(e) => self.failed = Some(e),
         }

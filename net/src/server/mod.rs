@@ -8,7 +8,10 @@
 
 mod core;
 mod desk;
+mod ensemble;
+mod errands;
 mod journal;
+mod ports;
 mod run;
 mod shard;
 mod shared;
@@ -27,7 +30,10 @@ use engine::msg::ChangeBatch;
 use engine::server::Server as Engine;
 use engine::shard::{Admission, Shard};
 use engine::watch::InterestFilter;
+use engine::zab::Reach;
+use errands::Errands;
 use journal::Journal;
+use ports::Ports;
 use profiles::{Placement, Profile};
 use run::Loop;
 use shard::{Link, ShardLoop};
@@ -44,6 +50,10 @@ const LONE_SERVER_ID: u8 = 1;
 
 /// The small file that holds both epochs, in text: "accepted current".
 const EPOCHS_FILE: &str = "epochs";
+
+/// The newest transactions that a member keeps in memory, so that a peer that lacks no more gets only those.
+const WINDOW_ENTRIES: usize = 1 << 18;
+const WINDOW_BYTES: usize = 64 << 20;
 
 /// A running server. Dropping it stops it.
 pub struct Server {
@@ -86,7 +96,8 @@ impl Server {
         let clock = Clock::new();
         // The port first: "address in use" should not cost a recovery.
         let (listeners, addrs) = bind(&config, profile, layout.shards)?;
-        let recovered = storage::recover(&config, profile, layout.shards)?;
+        let reach = reach_of(&config);
+        let recovered = storage::recover(&config, profile, layout.shards, reach)?;
         let shared = Arc::new(Shared::new(config.fsync_warning_ms, layout.shards));
         let start = StartFigures { total_ms: began.elapsed().as_millis() as u64, ..recovered.figures };
         let port = addrs[0].port();
@@ -149,6 +160,14 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stop();
         let _told_by_stop = self.join();
+    }
+}
+
+/// How much of its history a server keeps in memory for others.
+fn reach_of(config: &Config) -> Reach {
+    match &config.ensemble {
+        Some(_) => Reach { entries: WINDOW_ENTRIES, bytes: WINDOW_BYTES },
+        None => Reach { entries: 0, bytes: 0 },
     }
 }
 
@@ -258,27 +277,42 @@ impl Parts<'_> {
         };
         let wake = core_home.as_ref().map_or_else(|| seats[0].0.waker(), |(r, _, _)| r.waker());
         let epochs = SmallFile::new(&recovered.data, EPOCHS_FILE);
-        let journal = Journal::new(recovered.log, epochs, self.profile, wake)?;
+        let journal = Journal::new(recovered.log, epochs, self.profile, wake.clone())?;
         if let Some(fd) = journal.completion_fd() {
             let home = core_home.as_mut().map_or_else(|| &mut seats[0].0, |(r, _, _)| r);
             home.add_signal(fd)?;
         }
-        let engine = Engine::new(limits, recovered.db, LONE_SERVER_ID, shards, now);
-        let base = (recovered.next, h);
-        let snapshots = Snapshots::new(
-            recovered.data,
-            recovered.tree,
-            self.profile,
-            &self.config,
-            recovered.snapshot_at,
-            base,
-            now,
-        );
+        let members = match &self.config.ensemble {
+            Some(e) => {
+                let peers = ensemble::open_peers(e, &limits, wake.clone())?;
+                let home = core_home.as_mut().map_or_else(|| &mut seats[0].0, |(r, _, _)| r);
+                home.add_signal(peers.fd())?;
+                Some(peers)
+            }
+            None => None,
+        };
+        let mut ports = Ports::new(journal, members);
+        let engine = match &self.config.ensemble {
+            Some(e) => {
+                let reached =
+                    (ensemble::settings(e, &limits), e.members.clone(), recovered.epochs, recovered.window);
+                let mut engine = Engine::member(limits, recovered.db, reached, shards, now);
+                engine.start(now, &mut ports);
+                engine
+            }
+            None => Engine::new(limits, recovered.db, LONE_SERVER_ID, shards, now),
+        };
+        let errands =
+            Errands::new(self.config.clone(), recovered.data.clone(), shards, reach_of(&self.config), wake);
+        let snapshots =
+            Snapshots::new(recovered.data, self.profile, &self.config, recovered.snapshot_at, now);
         let core_bell: Option<Bell> = core_home.as_ref().map(|(_, _, bell)| bell.clone());
         let first_bell = bells[0].clone();
         let core = Core {
             server: engine,
-            journal,
+            ports,
+            errands,
+            peer_events: Vec::new(),
             desk: Desk::new(self.config.clone(), port, shards, now, start),
             snapshots,
             shared: self.shared.clone(),

@@ -52,7 +52,7 @@ impl<R: Reactor> Loop<R> {
                 Some(c) => c.step(),
                 None => false,
             };
-            if let Some(e) = self.core.as_ref().and_then(|c| c.journal.failure()) {
+            if let Some(e) = self.core.as_ref().and_then(|c| c.ports.journal.failure()) {
                 self.shared.fail(format!("nothing more can be acknowledged: {e}"));
             }
             // Both on one thread: what the core has just told is consumed at once, without asking the kernel first.
@@ -100,8 +100,8 @@ impl<R: Reactor> Loop<R> {
         let Some(core) = self.core else { return };
         core.snapshots.end();
         if killed {
-            core.journal.abandon();
-        } else if let Err(e) = core.journal.close()
+            core.ports.journal.abandon();
+        } else if let Err(e) = core.ports.journal.close()
             && self.shared.failure().is_none()
         {
             self.shared.fail(format!("the log could not be closed: {e}"));

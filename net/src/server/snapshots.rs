@@ -42,15 +42,11 @@ pub struct SnapshotStats {
 /// See the module.
 pub struct Snapshots {
     data: Arc<DataDir>,
-    tree: tree::Handle,
     every_txns: u64,
     every_bytes: u64,
     digests: bool,
     purge: Option<Purge>,
     next_purge: MonoMs,
-    /// The record behind what is applied, at the start.
-    base: Position,
-    base_zxid: Zxid,
     /// Where the newest snapshot stands.
     newest: Position,
     bytes_at_newest: u64,
@@ -94,26 +90,21 @@ struct Taken {
 }
 
 impl Snapshots {
-    /// `newest` is where the snapshot that was loaded stands; `base` the record behind what is applied now.
+    /// `newest` is where the snapshot that was loaded stands.
     pub fn new(
         data: Arc<DataDir>,
-        tree: tree::Handle,
         profile: &profiles::Profile,
         config: &Config,
         newest: Position,
-        base: (Position, Zxid),
         now: Now,
     ) -> Snapshots {
         Snapshots {
             data,
-            tree,
             every_txns: profile.snapshot_txns,
             every_bytes: profile.snapshot_log_bytes,
             digests: config.limits.digest,
             next_purge: now.mono.plus(config.purge.map_or(u64::MAX, |p| p.interval_ms)),
             purge: config.purge,
-            base: base.0,
-            base_zxid: base.1,
             newest,
             bytes_at_newest: 0,
             running: None,
@@ -125,20 +116,16 @@ impl Snapshots {
         }
     }
 
-    /// The record behind the last one applied. A lone server logs one record per zxid.
-    fn applied(&self, server: &Server) -> Position {
-        Position(self.base.0 + (server.db().last().0 - self.base_zxid.0))
-    }
-
     /// Starts, ends, purges: whatever is due. Cheap when nothing is.
     pub fn step(&mut self, server: &Server, journal: &Journal, shared: &Shared, now: Now) {
         self.finish(now);
-        let applied = self.applied(server);
+        let applied = journal.position_behind(server.zab().applied_ticket());
         let behind = applied.0 - self.newest.0.min(applied.0);
         let bytes = journal.stats().bytes;
         let due = behind >= self.every_txns || bytes - self.bytes_at_newest >= self.every_bytes;
-        if due && behind > 0 && self.running.is_none() && now.mono >= self.not_before && !shared.is_stopping()
-        {
+        // What no role has confirmed may still be taken back.
+        let due = due && behind > 0 && server.is_open();
+        if due && self.running.is_none() && now.mono >= self.not_before && !shared.is_stopping() {
             self.begin(server, journal, applied, now);
         }
         self.look_at_room(journal, now);
@@ -174,7 +161,7 @@ impl Snapshots {
     fn begin(&mut self, server: &Server, journal: &Journal, position: Position, now: Now) {
         let zxid = server.db().last();
         self.not_before = now.mono.plus(RETRY_MS);
-        let Some(walker) = self.tree.walker(zxid) else {
+        let Some(walker) = server.db().tree.handle().walker(zxid) else {
             tracing::warn!("no room for a reader of the tree: the snapshot is put off for a minute");
             return;
         };
@@ -273,10 +260,40 @@ struct Source {
     sessions: Vec<(SessionId, i32)>,
 }
 
-fn take(from: Source, mut walker: tree::Walker) -> Result<Taken, Failed> {
+fn take(from: Source, walker: tree::Walker) -> Result<Taken, Failed> {
     let Source { data, log, give_up, position, zxid, digest, sessions } = from;
     let began = Instant::now();
-    let mut writer = wal::snapshot::SnapshotWriter::create(&data, position, zxid.0)?;
+    let stop = || give_up.load(Ordering::Relaxed);
+    let Some((writer, nodes, bytes)) =
+        write_payload(&data, position, (zxid, digest, sessions), walker, &stop)?
+    else {
+        return Err(Failed::GivenUp);
+    };
+    // With the weak durability what is applied may not be durable yet: a snapshot must not be ahead of its log.
+    while log.durable() < position {
+        if give_up.load(Ordering::Relaxed) {
+            return Err(Failed::GivenUp);
+        }
+        std::thread::sleep(DURABLE_POLL);
+    }
+    writer.finish(zxid.0)?;
+    Ok(Taken { position, zxid, took_ms: began.elapsed().as_millis() as u64, nodes, bytes })
+}
+
+/// Head of a snapshot: its zxid, the tree's digest, the sessions.
+pub type Head = (Zxid, Option<u64>, Vec<(SessionId, i32)>);
+/// A file with everything but its end, nodes and bytes.
+pub type Written = (wal::snapshot::SnapshotWriter, u64, u64);
+
+/// Writes everything but the end, which makes the file valid. `None`: it was given up.
+pub fn write_payload(
+    data: &Arc<DataDir>,
+    position: Position,
+    (zxid, digest, sessions): Head,
+    mut walker: tree::Walker,
+    give_up: &dyn Fn() -> bool,
+) -> Result<Option<Written>, WalError> {
+    let mut writer = wal::snapshot::SnapshotWriter::create(data, position, zxid.0)?;
     let mut encoder = Encoder::default();
     let mut out = Vec::with_capacity(WRITE_BYTES * 2);
     encoder.head(zxid, digest, sessions, &mut out);
@@ -286,8 +303,8 @@ fn take(from: Source, mut walker: tree::Walker) -> Result<Taken, Failed> {
             nodes += 1;
             encoder.node(path, node.data(), node.acl(), &node.stat_persisted(), &mut out);
         });
-        if give_up.load(Ordering::Relaxed) {
-            return Err(Failed::GivenUp);
+        if give_up() {
+            return Ok(None);
         }
         if !more {
             encoder.end(&mut out);
@@ -298,17 +315,7 @@ fn take(from: Source, mut walker: tree::Walker) -> Result<Taken, Failed> {
             out.clear();
         }
         if !more {
-            break;
+            return Ok(Some((writer, nodes, bytes)));
         }
     }
-    drop(walker);
-    // With the weak durability what is applied may not be durable yet: a snapshot must not be ahead of its log.
-    while log.durable() < position {
-        if give_up.load(Ordering::Relaxed) {
-            return Err(Failed::GivenUp);
-        }
-        std::thread::sleep(DURABLE_POLL);
-    }
-    writer.finish(zxid.0)?;
-    Ok(Taken { position, zxid, took_ms: began.elapsed().as_millis() as u64, nodes, bytes })
 }

@@ -2,22 +2,27 @@
 //!
 //! Not here: file formats (`wal`), what records mean (`engine::snapshot`, `engine::txn`).
 //! Invariants:
+//! - transactions that a later mark in the log made void are passed over, and so are snapshots that hold them;
 //! - what is served was durable: the log's tail was synced again before anything is replayed;
 //! - a snapshot that cannot be read is passed over with a warning, and an older one with the log behind it serves.
 
+use super::EPOCHS_FILE;
 use super::desk::StartFigures;
 use crate::config::Config;
 use anyhow::{Context, Result, anyhow, bail};
-use engine::ids::SessionId;
+use engine::ids::{SessionId, Ticket, Zxid};
 use engine::pipeline::{Database, Notice, Origin};
-use engine::snapshot::{Parser, Record, Unreadable};
+use engine::proto::Decoder;
+use engine::snapshot::{self as records, Parser, Unreadable};
 use engine::tree;
+use engine::txn::TxnHeader;
+use engine::zab::{Entry, Epochs, Mark, Reach, Record, Window};
 use profiles::{Profile, WalIo};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 use wal::disk::{Disk as _, RealDisk};
-use wal::{DataDir, Log, Position, snapshot};
+use wal::{DataDir, Log, Position, SmallFile, snapshot};
 
 /// A recovered state.
 pub struct Recovered {
@@ -28,8 +33,10 @@ pub struct Recovered {
     pub data: Arc<DataDir>,
     /// Where the newest snapshot stands; nothing before the first.
     pub snapshot_at: Position,
-    /// The next record of the log.
-    pub next: Position,
+    /// The end of the history, for peers that lack a little.
+    pub window: Window,
+    /// What a member has promised; derived from the history where it never was one.
+    pub epochs: Epochs,
     pub figures: StartFigures,
 }
 
@@ -37,7 +44,10 @@ pub struct Recovered {
 const READERS_EXTRA: usize = 4;
 
 /// Opens the directories, loads the newest snapshot that is whole, replays the log.
-pub fn recover(config: &Config, profile: &Profile, shards: usize) -> Result<Recovered> {
+///
+/// # Errors
+/// Whatever keeps it from being read, in words that say what to do.
+pub fn recover(config: &Config, profile: &Profile, shards: usize, reach: Reach) -> Result<Recovered> {
     let began = Instant::now();
     let disk =
         Arc::new(if profile.wal_io == WalIo::Buffered { RealDisk::buffered() } else { RealDisk::new() });
@@ -47,7 +57,7 @@ pub fn recover(config: &Config, profile: &Profile, shards: usize) -> Result<Reco
     } else {
         DataDir::open(disk.clone(), &config.data_log_dir)?
     };
-    let (mut db, tree, snapshot_at) = load_snapshot(&data, config, shards)?;
+    let Loaded { db, tree, position: snapshot_at } = load_snapshot(&data, config, shards, Zxid::MAX)?;
     let from_snapshot = db.tree.node_count();
     let snapshot_ms = began.elapsed().as_millis() as u64;
     let options = wal::Options {
@@ -71,13 +81,15 @@ pub fn recover(config: &Config, profile: &Profile, shards: usize) -> Result<Reco
             snapshot_at
         );
     }
-    let txns = replay(&log, snapshot_at, &mut db, began)?;
+    let source = Source { data: &data, log: log.reader(), config, shards };
+    let history = source.history(Some(Loaded { db, tree, position: snapshot_at }), reach, began)?;
     let figures = StartFigures {
         snapshot_ms,
         replay_ms: began.elapsed().as_millis() as u64 - snapshot_ms,
-        txns,
+        txns: history.txns,
         ..StartFigures::default()
     };
+    let History { mut db, tree, position: snapshot_at, window, .. } = history;
     db.tree.publish(db.last());
     let mismatches = db.take_notices().iter().filter(|n| matches!(n, Notice::DigestMismatch { .. })).count();
     if mismatches > 0 {
@@ -94,44 +106,167 @@ pub fn recover(config: &Config, profile: &Profile, shards: usize) -> Result<Reco
         began.elapsed().as_millis(),
         report.tail,
     );
-    Ok(Recovered { db, tree, log, data, snapshot_at, next: report.next, figures })
+    let epochs = epochs(&data, db.last())?;
+    Ok(Recovered { db, tree, log, data, snapshot_at, window, epochs, figures })
 }
 
-fn replay(log: &Log, from: Position, db: &mut Database, began: Instant) -> Result<u64> {
-    let mut count = 0u64;
-    let mut said = began;
-    log.replay(from, |position, bytes| -> Result<()> {
-        let expected = db.last().next_carrying();
-        let (applied, _) = db.apply(bytes, Origin::Foreign, None, false).map_err(|e| {
-            anyhow!("record {position} of the log is not a transaction ({e}); restore a backup")
-        })?;
-        if applied.zxid != expected {
-            bail!("record {position} of the log has zxid {} where {expected} was expected", applied.zxid);
+/// The epochs as they were written; those of the last transaction where there is no such file.
+fn epochs(data: &Arc<DataDir>, last: Zxid) -> Result<Epochs> {
+    let Some(bytes) = SmallFile::new(data, EPOCHS_FILE).read()? else {
+        return Ok(Epochs { accepted: last.epoch(), current: last.epoch() });
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let mut numbers = text.split_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next(), numbers.next()) {
+        (Some(Ok(accepted)), Some(Ok(current)), None) if current <= accepted => {
+            Ok(Epochs { accepted, current })
         }
-        count += 1;
-        if count.is_multiple_of(4096) {
-            // Nobody reads yet, so everything superseded can go at once.
-            db.tree.publish(db.last());
-            while db.tree.collect(usize::MAX).more {}
-            if said.elapsed().as_secs() >= 2 {
-                tracing::info!("replaying the log: {count} transactions so far, at {}", db.last());
-                said = Instant::now();
+        _ => bail!(
+            "the file {EPOCHS_FILE} in {} holds {text:?} instead of two epochs; restore it from a backup, or empty the \
+             directory so that this server takes everything from the leader",
+            data.path().display()
+        ),
+    }
+}
+
+/// A state with what is known of how it came about.
+pub struct History {
+    pub db: Database,
+    pub tree: tree::Handle,
+    /// Where the snapshot stands from which it was loaded.
+    position: Position,
+    pub window: Window,
+    txns: u64,
+}
+
+/// Where a state is loaded from.
+pub struct Source<'a> {
+    pub data: &'a Arc<DataDir>,
+    pub log: wal::Reader,
+    pub config: &'a Config,
+    pub shards: usize,
+}
+
+/// A mark that makes earlier transactions void.
+#[derive(Clone, Copy)]
+struct Cut {
+    at: Position,
+    to: Zxid,
+}
+
+impl Source<'_> {
+    /// The newest snapshot that nothing made void, and the log behind it. `loaded` is the newest one, if it was loaded
+    /// already.
+    ///
+    /// # Errors
+    /// What is there does not lead to a state.
+    pub fn history(&self, loaded: Option<Loaded>, reach: Reach, began: Instant) -> Result<History> {
+        let mut from = match loaded {
+            Some(l) => l,
+            None => load_snapshot(self.data, self.config, self.shards, Zxid::MAX)?,
+        };
+        let mut cuts = self.cuts(from.position)?;
+        while let Some(lowest) = cuts.iter().map(|c| c.to).min().filter(|to| *to < from.db.last()) {
+            tracing::warn!(
+                "the snapshot at {} was made void by a cut at {lowest}; an older one is looked for",
+                from.db.last()
+            );
+            from = load_snapshot(self.data, self.config, self.shards, lowest)?;
+            match self.cuts(from.position) {
+                Ok(found) => cuts = found,
+                Err(e) => {
+                    tracing::warn!(
+                        "nothing of the history is left before that ({e:#}); the leader is asked for all of it"
+                    );
+                    let (mut db, tree) = empty(self.shards);
+                    db.tree.ensure_builtins();
+                    let window = Window::new(Zxid::ZERO, reach);
+                    return Ok(History { db, tree, position: from.position, window, txns: 0 });
+                }
             }
         }
-        Ok(())
-    })?;
-    Ok(count)
+        let Loaded { mut db, tree, position } = from;
+        let mut window = Window::new(db.last(), reach);
+        let txns = self.replay(position, &cuts, &mut db, &mut window, began)?;
+        Ok(History { db, tree, position, window, txns })
+    }
+
+    fn cuts(&self, from: Position) -> Result<Vec<Cut>> {
+        let mut cuts = Vec::new();
+        self.log.read(from, self.log.durable(), |at, bytes| -> Result<()> {
+            if let Some(Record::Mark(Mark::Truncate(to))) = Record::decode(bytes) {
+                cuts.push(Cut { at, to });
+            }
+            Ok(())
+        })?;
+        Ok(cuts)
+    }
+
+    fn replay(
+        &self,
+        from: Position,
+        cuts: &[Cut],
+        db: &mut Database,
+        window: &mut Window,
+        began: Instant,
+    ) -> Result<u64> {
+        let mut count = 0u64;
+        let mut said = began;
+        self.log.read(from, self.log.durable(), |at, bytes| -> Result<()> {
+            let txn = match Record::decode(bytes) {
+                Some(Record::Txn(txn)) => txn,
+                Some(Record::Mark(Mark::Truncate(_))) => return Ok(()),
+                Some(Record::Mark(Mark::Installed(zxid))) if zxid == db.last() => return Ok(()),
+                Some(Record::Mark(Mark::Installed(zxid))) => bail!(
+                    "record {at} of the log says that a snapshot of {zxid} came from the leader, but no readable one is \
+                     here; restore a backup, or empty the directory so that this server takes everything from the leader"
+                ),
+                None => bail!("record {at} of the log is neither a transaction nor a mark; restore a backup"),
+            };
+            let malformed = |e| anyhow!("record {at} of the log is not a transaction ({e}); restore a backup");
+            let zxid = TxnHeader::decode(&mut Decoder::new(txn)).map_err(malformed)?.zxid;
+            if cuts.iter().any(|c| c.at > at && c.to < zxid) {
+                return Ok(());
+            }
+            let last = db.last();
+            if zxid.0 != last.0 + 1 && !(zxid.epoch() > last.epoch() && zxid.counter() <= 1) {
+                bail!("record {at} of the log has zxid {zxid}, which does not follow {last}; restore a backup");
+            }
+            db.apply(txn, Origin::Foreign, None, false).map_err(malformed)?;
+            window.push(Entry { zxid, txn: Arc::from(txn), ticket: Ticket(0) });
+            window.trim(window.end());
+            count += 1;
+            if count.is_multiple_of(4096) {
+                // Nobody reads yet, so everything superseded can go at once.
+                db.tree.publish(db.last());
+                while db.tree.collect(usize::MAX).more {}
+                if said.elapsed().as_secs() >= 2 {
+                    tracing::info!("replaying the log: {count} transactions so far, at {}", db.last());
+                    said = Instant::now();
+                }
+            }
+            Ok(())
+        })?;
+        db.tree.publish(db.last());
+        Ok(count)
+    }
 }
 
-type Loaded = (Database, tree::Handle, Position);
+/// A state from a snapshot, or an empty one.
+pub struct Loaded {
+    db: Database,
+    tree: tree::Handle,
+    position: Position,
+}
 
-fn load_snapshot(data: &Arc<DataDir>, config: &Config, shards: usize) -> Result<Loaded> {
+/// The newest readable snapshot that is not above `upto`.
+fn load_snapshot(data: &Arc<DataDir>, config: &Config, shards: usize, upto: Zxid) -> Result<Loaded> {
     let (files, damaged) = snapshot::list(data)?;
     let any = !files.is_empty() || !damaged.is_empty();
     for d in damaged {
         tracing::warn!("snapshot {} is passed over: {}", d.path.display(), d.why);
     }
-    for info in files {
+    for info in files.into_iter().filter(|info| info.tag <= upto.0) {
         match load_one(data, &info, config, shards) {
             Ok(loaded) => return Ok(loaded),
             Err(e) => tracing::warn!("the snapshot at zxid 0x{:x} is passed over: {e:#}", info.tag),
@@ -140,12 +275,13 @@ fn load_snapshot(data: &Arc<DataDir>, config: &Config, shards: usize) -> Result<
     if any {
         tracing::warn!("no snapshot can be read; the whole log is replayed instead");
     }
-    let (mut db, handle) = empty(shards);
+    let (mut db, tree) = empty(shards);
     db.tree.ensure_builtins();
-    Ok((db, handle, Position(0)))
+    Ok(Loaded { db, tree, position: Position(0) })
 }
 
-fn empty(shards: usize) -> (Database, tree::Handle) {
+/// A state without a node.
+pub fn empty(shards: usize) -> (Database, tree::Handle) {
     // The seed only spreads paths over the index; it must differ between processes so that nobody can aim at it.
     let seed = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), shards);
     let (writer, handle) = tree::new_bare(seed, shards + READERS_EXTRA);
@@ -165,14 +301,14 @@ fn load_one(
     let mut parser = Parser::default();
     parser.feed(&file, |record, acls| -> Result<()> {
         match record {
-            Record::Head { zxid, digest } => head = Some((zxid, digest)),
-            Record::Session { id, timeout_ms } => {
+            records::Record::Head { zxid, digest } => head = Some((zxid, digest)),
+            records::Record::Session { id, timeout_ms } => {
                 sessions.insert(id, timeout_ms);
             }
-            Record::Node { path, data, acl, stat } => db
+            records::Record::Node { path, data, acl, stat } => db
                 .load_node(path, data, &acls[acl], &stat)
                 .map_err(|e| anyhow!("node {path} cannot be loaded: {e:?}"))?,
-            Record::End => {}
+            records::Record::End => {}
         }
         Ok(())
     })?;
@@ -186,5 +322,5 @@ fn load_one(
             "the snapshot at {zxid} says digest {expected:x}, its nodes have {found:x}: this is a bug; please report it"
         );
     }
-    Ok((db, handle, info.position))
+    Ok(Loaded { db, tree: handle, position: info.position })
 }

@@ -1,0 +1,62 @@
+//! From the configuration of an ensemble to what its core is told.
+//!
+//! Not here: reading the configuration (`config`), the sockets (`peers`).
+
+use crate::config::EnsembleConfig;
+use crate::peers::{PeerLine, PeerOptions, Peers};
+use crate::ring::Wake;
+use anyhow::{Context, Result};
+use engine::limits::Limits;
+use engine::zab::{Knobs, Settings};
+use std::sync::Arc;
+
+/// The longest packet that is taken from a peer: twice what a client may send is what Apache's readers take, and a
+/// transaction that closes a session with very many ephemerals may be far longer (fact sheet section 1).
+const PACKET_BYTES_MIN: usize = 256 << 20;
+
+/// What the engine is told.
+pub fn settings(e: &EnsembleConfig, limits: &Limits) -> Settings {
+    Settings {
+        me: e.me,
+        observer: !e.members.is_voter(e.me),
+        tick_ms: u64::from(e.tick_ms),
+        init_limit: u64::from(e.init_limit),
+        sync_limit: u64::from(e.sync_limit),
+        epoch_wait_ms: e.max_time_to_wait_for_epoch_ms,
+        knobs: Knobs {
+            finalize_wait_ms: e.finalize_wait_ms,
+            notification_min_ms: e.notification_min_ms,
+            notification_max_ms: e.notification_max_ms,
+        },
+        packet_max: packet_max(limits),
+    }
+}
+
+fn packet_max(limits: &Limits) -> usize {
+    limits.jute_max_buffer.saturating_mul(2).max(PACKET_BYTES_MIN)
+}
+
+/// Binds the two ports for the other members.
+///
+/// # Errors
+/// They cannot be bound.
+pub fn open_peers(e: &EnsembleConfig, limits: &Limits, wake: Arc<dyn Wake>) -> Result<Peers> {
+    let lines = e
+        .members
+        .iter()
+        .map(|m| PeerLine {
+            id: m.id,
+            observer: m.observer,
+            addresses: m.peers.iter().map(|p| (p.host.clone(), p.quorum_port, p.election_port)).collect(),
+        })
+        .collect();
+    let options = PeerOptions {
+        connect_timeout_ms: e.cnx_timeout_ms,
+        dial_limit_ms: u64::from(e.tick_ms) * u64::from(e.connect_to_learner_master_limit),
+        listen_on_all_ips: e.quorum_listen_on_all_ips,
+        max_packet_bytes: packet_max(limits) + (64 << 10),
+        ..PeerOptions::default()
+    };
+    Peers::open(e.me, lines, options, wake)
+        .with_context(|| format!("server {} cannot listen for its peers", e.me))
+}

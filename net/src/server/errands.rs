@@ -1,0 +1,503 @@
+//! What the core cannot do in a turn: streaming a snapshot to a learner, reading one from the leader, loading the state
+//! again. Each runs on a thread of its own; the core splices the results in.
+//!
+//! Not here: which learner needs what (`engine::zab`), formats (`engine::foreign`, `wal`).
+//! Invariants:
+//! - a stream takes at most a few pieces of memory besides the link's buffer, whatever the tree's size;
+//! - a received state is valid on disk before it is installed, and never when its role has ended before;
+//! - what a thread brings for a role that has ended is dropped.
+
+use super::ports::Ports;
+use super::snapshots;
+use super::storage::{self, Source};
+use crate::config::Config;
+use crate::ring::Wake;
+use anyhow::{Context, Result, anyhow, bail};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
+use engine::foreign::Bounds;
+use engine::foreign::snapshot::{Encoder, Parser, Record};
+use engine::ids::{LinkId, ServerId, SessionId, Zxid};
+use engine::pipeline::Database;
+use engine::server::{Need, PeerInput, Server};
+use engine::time::Now;
+use engine::tree;
+use engine::zab::{Links, Reach, Window};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+use wal::snapshot::SnapshotWriter;
+use wal::{DataDir, Position};
+
+/// Learners that are streamed to at the same time; others wait.
+const STREAMS_MAX: usize = 2;
+/// Bytes of a piece, and pieces between a thread and the core.
+const PIECE_BYTES: usize = 256 << 10;
+const PIECES: usize = 8;
+/// Unsent bytes of a link below which the next piece is appended.
+const LINK_BYTES: usize = 1 << 20;
+/// Nodes visited before the walker lets the writer's garbage go on.
+const NODES_PER_SLICE: usize = 2048;
+/// What ends a stream, as a ustring.
+const SIGNATURE: &[u8] = b"\0\0\0\x0aBenWasHere";
+
+/// A snapshot on its way to a learner.
+struct Streaming {
+    link: LinkId,
+    to: ServerId,
+    zxid: Zxid,
+    pieces: Receiver<Vec<u8>>,
+    since: Instant,
+    bytes: u64,
+}
+
+/// A state that came from the leader: what it is, its file but for the end that makes it valid, and the bytes behind the
+/// stream.
+struct Received {
+    db: Database,
+    file: SnapshotWriter,
+    rest: Vec<u8>,
+}
+
+/// A state on its way from the leader, or from disk.
+enum Loading {
+    Stream {
+        link: LinkId,
+        to_thread: Option<Sender<Vec<u8>>>,
+        waiting: Option<Vec<u8>>,
+        done: Receiver<Result<Received>>,
+    },
+    Disk(Receiver<Result<(Database, Window)>>),
+}
+
+/// See the module.
+pub struct Errands {
+    config: Arc<Config>,
+    data: Arc<DataDir>,
+    shards: usize,
+    reach: Reach,
+    wake: Arc<dyn Wake>,
+    queue: VecDeque<(LinkId, ServerId)>,
+    streams: Vec<Streaming>,
+    loading: Option<Loading>,
+    /// A state that waits until no shard reads the old one.
+    ready: Option<Ready>,
+    /// Bytes of a link that came behind its stream and are not used up yet.
+    behind: Option<(LinkId, Vec<u8>)>,
+}
+
+enum Ready {
+    Received(Box<Database>, SnapshotWriter),
+    Rebuilt(Box<Database>, Window),
+}
+
+impl Errands {
+    pub fn new(
+        config: Arc<Config>,
+        data: Arc<DataDir>,
+        shards: usize,
+        reach: Reach,
+        wake: Arc<dyn Wake>,
+    ) -> Errands {
+        Errands {
+            config,
+            data,
+            shards,
+            reach,
+            wake,
+            queue: VecDeque::new(),
+            streams: Vec::new(),
+            loading: None,
+            ready: None,
+            behind: None,
+        }
+    }
+
+    /// Does what only the driver can; an error ends the server.
+    pub fn step(&mut self, server: &mut Server, ports: &mut Ports, now: Now) -> Result<()> {
+        while let Some(need) = server.take_need() {
+            match need {
+                Need::Say(text) => tracing::info!("{text}"),
+                Need::Warn(text) => tracing::warn!("{text}"),
+                Need::Fail(why) => bail!("{why}"),
+                Need::Stream { link, to } => self.queue.push_back((link, to)),
+                Need::Install { link, zxid } => self.begin_install(link, zxid, server, ports, now),
+                Need::Rebuild { zxid } => self.begin_rebuild(zxid, server, ports, now),
+            }
+        }
+        self.begin_streams(server, ports);
+        self.feed_streams(server, ports, now);
+        self.load(server, ports, now);
+        self.swap(server, ports, now);
+        Ok(())
+    }
+
+    /// Input of a link: to whoever reads it at present. `peers` says that there is some.
+    pub fn input(&mut self, link: LinkId, server: &mut Server, ports: &mut Ports, now: Now) {
+        if self.behind.as_ref().is_some_and(|(l, _)| *l == link) {
+            let Some(peers) = &mut ports.peers else { return };
+            let (_, mut bytes) = self.behind.take().expect("looked at above");
+            bytes.extend_from_slice(peers.input(link));
+            let all = peers.input(link).len();
+            peers.consume(link, all);
+            let used = server.peer(PeerInput::Bytes { link, bytes: &bytes }, now, ports);
+            bytes.drain(..used);
+            if !bytes.is_empty() && server.is_loading() != Some(link) {
+                self.behind = Some((link, bytes));
+            }
+            return;
+        }
+        if server.is_loading() == Some(link) {
+            return self.feed_loading(link, ports);
+        }
+        let Some(peers) = &mut ports.peers else { return };
+        // The buffer is lent out while the engine answers into others.
+        let (bytes, start) = peers.take_input(link);
+        let used = server.peer(PeerInput::Bytes { link, bytes: &bytes[start..] }, now, ports);
+        if let Some(peers) = &mut ports.peers {
+            peers.give_back(link, bytes, used);
+        }
+        if server.is_loading() == Some(link) {
+            self.feed_loading(link, ports);
+        }
+    }
+
+    // ----- leader
+
+    fn begin_streams(&mut self, server: &mut Server, ports: &mut Ports) {
+        while self.streams.len() < STREAMS_MAX
+            && let Some((link, to)) = self.queue.pop_front()
+        {
+            let tree = server.db().tree.handle();
+            let at = server.db().last();
+            let (Some(first), Some(second)) = (tree.walker(at), tree.walker(at)) else {
+                tracing::warn!("no room for readers of the tree: server {to} must ask again");
+                ports.close(link);
+                continue;
+            };
+            let Some(zxid) = server.stream_begins(link, ports) else { continue };
+            let sessions: Vec<(SessionId, i32)> =
+                server.db().sessions().iter().map(|(s, t)| (*s, *t)).collect();
+            let (to_core, pieces) = bounded(PIECES);
+            let wake = self.wake.clone();
+            let spawned = std::thread::Builder::new()
+                .name("snap-out".into())
+                .spawn(move || send_out(first, second, &sessions, &to_core, &*wake));
+            if let Err(e) = spawned {
+                tracing::warn!("the thread for a snapshot cannot start ({e}): server {to} must ask again");
+                ports.close(link);
+                continue;
+            }
+            tracing::info!("sending a snapshot at {zxid} to server {to}");
+            self.streams.push(Streaming { link, to, zxid, pieces, since: Instant::now(), bytes: 0 });
+        }
+    }
+
+    fn feed_streams(&mut self, server: &mut Server, ports: &mut Ports, now: Now) {
+        let mut ended = Vec::new();
+        self.streams.retain_mut(|s| {
+            loop {
+                if !ports.peers.as_ref().is_some_and(|p| p.is_open(s.link)) {
+                    return false;
+                }
+                let out = ports.out(s.link);
+                if out.len() >= LINK_BYTES {
+                    return true;
+                }
+                match s.pieces.try_recv() {
+                    Ok(piece) => {
+                        s.bytes += piece.len() as u64;
+                        out.extend_from_slice(&piece);
+                    }
+                    Err(TryRecvError::Empty) => return true,
+                    Err(TryRecvError::Disconnected) => {
+                        tracing::info!(
+                            "server {}: {} bytes of snapshot in {} ms",
+                            s.to,
+                            s.bytes,
+                            s.since.elapsed().as_millis()
+                        );
+                        ended.push((s.link, s.zxid));
+                        return false;
+                    }
+                }
+            }
+        });
+        for (link, zxid) in ended {
+            server.stream_ended(link, zxid, now, ports);
+        }
+    }
+
+    // ----- learner
+
+    fn begin_install(&mut self, link: LinkId, zxid: Zxid, server: &mut Server, ports: &mut Ports, now: Now) {
+        // Nothing of the former history may reach the log behind the snapshot.
+        ports.journal.flush();
+        let position = ports.journal.position_behind(server.zab().last_ticket());
+        let (to_thread, pieces) = bounded::<Vec<u8>>(PIECES);
+        let (tell, done) = bounded(1);
+        let (data, shards, wake) = (self.data.clone(), self.shards, self.wake.clone());
+        let digests = self.config.limits.digest;
+        let spawned = std::thread::Builder::new().name("snap-in".into()).spawn(move || {
+            let result = take_in(&pieces, &*wake, shards, zxid).and_then(|(db, rest)| {
+                Ok(Received { file: store(&data, position, digests, &db)?, db, rest })
+            });
+            let _role_ended = tell.send(result);
+            wake.wake();
+        });
+        match spawned {
+            Ok(_) => {
+                tracing::info!("receiving a snapshot at {zxid}");
+                self.behind = None;
+                self.loading =
+                    Some(Loading::Stream { link, to_thread: Some(to_thread), waiting: None, done });
+                self.feed_loading(link, ports);
+            }
+            Err(e) => server.give_up_role(format!("the thread for a snapshot cannot start: {e}"), now, ports),
+        }
+    }
+
+    fn begin_rebuild(&mut self, zxid: Zxid, server: &mut Server, ports: &mut Ports, now: Now) {
+        ports.journal.flush();
+        let (config, data, shards, reach) = (self.config.clone(), self.data.clone(), self.shards, self.reach);
+        let (log, wake) = (ports.journal.reader().clone(), self.wake.clone());
+        let (tell, done) = bounded(1);
+        let spawned = std::thread::Builder::new().name("rebuild".into()).spawn(move || {
+            let source = Source { data: &data, log, config: &config, shards };
+            let result = source.history(None, reach, Instant::now()).map(|h| (h.db, h.window));
+            let _role_ended = tell.send(result);
+            wake.wake();
+        });
+        match spawned {
+            Ok(_) => {
+                tracing::warn!(
+                    "this server's history is cut at {zxid}, below what it had applied: the state is loaded again"
+                );
+                self.loading = Some(Loading::Disk(done));
+            }
+            Err(e) => {
+                server.give_up_role(format!("the thread that loads the state cannot start: {e}"), now, ports)
+            }
+        }
+    }
+
+    /// Hands bytes of the link to the thread that reads the stream, as far as it takes them.
+    fn feed_loading(&mut self, link: LinkId, ports: &mut Ports) {
+        let (Some(Loading::Stream { link: from, to_thread: Some(to), waiting, .. }), Some(peers)) =
+            (&mut self.loading, &mut ports.peers)
+        else {
+            return;
+        };
+        if *from != link {
+            return;
+        }
+        loop {
+            let piece = match waiting.take() {
+                Some(piece) => piece,
+                None => {
+                    let there = peers.input(link);
+                    if there.is_empty() {
+                        return;
+                    }
+                    let piece = there[..there.len().min(PIECE_BYTES)].to_vec();
+                    peers.consume(link, piece.len());
+                    piece
+                }
+            };
+            match to.try_send(piece) {
+                Ok(()) => {}
+                Err(TrySendError::Full(piece)) => {
+                    *waiting = Some(piece);
+                    return;
+                }
+                // It has ended; what it did not use comes back with its result.
+                Err(TrySendError::Disconnected(piece)) => {
+                    *waiting = Some(piece);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn load(&mut self, server: &mut Server, ports: &mut Ports, now: Now) {
+        let wanted = server.is_loading();
+        match &mut self.loading {
+            None => {}
+            Some(_) if wanted.is_none() => self.loading = None,
+            Some(Loading::Disk(done)) => match done.try_recv() {
+                Err(TryRecvError::Empty) => {}
+                Ok(Ok((db, window))) => {
+                    self.loading = None;
+                    self.ready = Some(Ready::Rebuilt(Box::new(db), window));
+                }
+                Ok(Err(e)) => {
+                    self.fail_loading(format!("the state cannot be loaded again: {e:#}"), server, ports, now)
+                }
+                Err(TryRecvError::Disconnected) => {
+                    self.fail_loading("its loader panicked".into(), server, ports, now)
+                }
+            },
+            Some(Loading::Stream { link, waiting, done, .. }) => {
+                let link = *link;
+                match done.try_recv() {
+                    Err(TryRecvError::Empty) => self.feed_loading(link, ports),
+                    Ok(Ok(Received { db, file, mut rest })) => {
+                        rest.append(waiting.get_or_insert_default());
+                        self.loading = None;
+                        self.behind = Some((link, rest));
+                        self.ready = Some(Ready::Received(Box::new(db), file));
+                    }
+                    Ok(Err(e)) => self.fail_loading(
+                        format!("the leader's snapshot cannot be taken: {e:#}"),
+                        server,
+                        ports,
+                        now,
+                    ),
+                    Err(TryRecvError::Disconnected) => {
+                        self.fail_loading(
+                            "the reader of the leader's snapshot panicked".into(),
+                            server,
+                            ports,
+                            now,
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn fail_loading(&mut self, why: String, server: &mut Server, ports: &mut Ports, now: Now) {
+        self.loading = None;
+        server.give_up_role(why, now, ports);
+    }
+
+    /// Replaces the state once no shard reads the old one.
+    fn swap(&mut self, server: &mut Server, ports: &mut Ports, now: Now) {
+        if self.ready.is_none() || server.is_draining() {
+            return;
+        }
+        if server.is_loading().is_none() {
+            // The role has ended meanwhile; the file never became valid.
+            (self.ready, self.behind) = (None, None);
+            return;
+        }
+        match self.ready.take() {
+            Some(Ready::Received(db, file)) => {
+                // Here, and not on its thread: nothing of another role can have reached the log since it was begun, and
+                // the mark that says so follows at once.
+                if let Err(e) = file.finish(db.last().0) {
+                    return self.fail_loading(
+                        format!("the leader's snapshot cannot be kept: {e}"),
+                        server,
+                        ports,
+                        now,
+                    );
+                }
+                tracing::info!(
+                    "the leader's snapshot is in place: {} znodes at {}",
+                    db.tree.node_count(),
+                    db.last()
+                );
+                server.install(*db, now, ports);
+                if let Some((link, _)) = self.behind {
+                    self.input(link, server, ports, now);
+                }
+            }
+            Some(Ready::Rebuilt(db, window)) => {
+                let link = server.is_loading();
+                server.rebuild(*db, window, now, ports);
+                if let Some(link) = link {
+                    self.input(link, server, ports, now);
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+/// Writes a snapshot as ZooKeeper streams it, in pieces. Ends early when nobody takes them.
+fn send_out(
+    mut first: tree::Walker,
+    mut second: tree::Walker,
+    sessions: &[(SessionId, i32)],
+    to: &Sender<Vec<u8>>,
+    wake: &dyn Wake,
+) {
+    let mut encoder = Encoder::default();
+    while first.slice(NODES_PER_SLICE, |_, node| encoder.note(node.acl())) {}
+    drop(first);
+    let mut out = Vec::with_capacity(PIECE_BYTES * 2);
+    encoder.head(sessions, &mut out);
+    loop {
+        let more = second.slice(NODES_PER_SLICE, |path, node| {
+            let path = if path == "/" { "" } else { path };
+            let noted = encoder.node(path, node.data(), node.acl(), &node.stat_persisted(), &mut out);
+            debug_assert!(noted.is_ok(), "both walks see the same tree");
+        });
+        if !more {
+            encoder.end(&mut out);
+            out.extend_from_slice(SIGNATURE);
+        }
+        while out.len() >= PIECE_BYTES || (!more && !out.is_empty()) {
+            let rest = out.split_off(out.len().min(PIECE_BYTES));
+            if to.send(std::mem::replace(&mut out, rest)).is_err() {
+                return;
+            }
+            wake.wake();
+        }
+        if !more {
+            return;
+        }
+    }
+}
+
+/// Reads a stream up to its signature; returns the state and the bytes behind it.
+fn take_in(
+    from: &Receiver<Vec<u8>>,
+    wake: &dyn Wake,
+    shards: usize,
+    zxid: Zxid,
+) -> Result<(Database, Vec<u8>)> {
+    let (mut db, _handle) = storage::empty(shards);
+    let mut sessions: HashMap<SessionId, i32> = HashMap::new();
+    let mut parser = Parser::new(Bounds::default());
+    let mut held: Vec<u8> = Vec::new();
+    while !parser.is_done() || held.len() < SIGNATURE.len() {
+        let piece = from.recv().context("the link ended within the stream")?;
+        wake.wake();
+        held.extend_from_slice(&piece);
+        if parser.is_done() {
+            continue;
+        }
+        let used = parser.feed(&held, |record| -> Result<()> {
+            match record {
+                Record::Session { id, timeout_ms } => {
+                    sessions.insert(id, timeout_ms);
+                }
+                Record::Node { path, data, acl, stat } => {
+                    let acl = acl.unwrap_or_default();
+                    db.load_node(path, data, acl, &stat)
+                        .map_err(|e| anyhow!("node {path} cannot be loaded: {e:?}"))?;
+                }
+                Record::End { .. } => {}
+            }
+            Ok(())
+        })?;
+        held.drain(..used);
+    }
+    let rest = held.split_off(SIGNATURE.len());
+    if held != SIGNATURE {
+        bail!("its end mark is missing");
+    }
+    db.loaded(zxid, sessions);
+    db.tree.publish(zxid);
+    Ok((db, rest))
+}
+
+/// Writes the received state as a snapshot of our own, but for its end.
+fn store(data: &Arc<DataDir>, position: Position, digests: bool, db: &Database) -> Result<SnapshotWriter> {
+    let walker = db.tree.handle().walker(db.last()).context("the new tree has no room for a walker")?;
+    let sessions = db.sessions().iter().map(|(s, t)| (*s, *t)).collect();
+    let digest = digests.then(|| db.tree.digest());
+    let written = snapshots::write_payload(data, position, (db.last(), digest, sessions), walker, &|| false)?;
+    written.map(|(file, ..)| file).context("nobody gave it up")
+}
