@@ -2,8 +2,9 @@
 
 use crate::client::{CannotConnect, Credential, Endpoint, Opening};
 use crate::drive::Arrival;
+use crate::ensemble::{self, Ensemble, ServerOption, Target};
 use crate::workload::{AclChoice, Distribution, Mix};
-use crate::{demo, fanout, hold, run};
+use crate::{demo, fanout, hold, run, timeline};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,16 +41,83 @@ enum Command {
     Idle(IdleArgs),
     /// Create many znodes and leave them: what does a znode cost?
     Fill(FillArgs),
+    /// Constant load while servers are killed and started again: how long until the next acknowledged write.
+    Timeline(Box<TimelineArgs>),
     /// The child process of the demo.
     #[command(hide = true)]
     EmbeddedServer(EmbeddedServerArgs),
+    /// A child process that becomes a server.
+    #[command(hide = true)]
+    ExecWithParent(ExecWithParentArgs),
+}
+
+impl Command {
+    /// The commands that have a target.
+    fn target(&mut self) -> Option<&mut TargetArgs> {
+        match self {
+            Command::Run(args) => Some(&mut args.target),
+            Command::Fanout(args) => Some(&mut args.target),
+            Command::Idle(args) => Some(&mut args.target),
+            Command::Fill(args) => Some(&mut args.target),
+            Command::Timeline(args) => Some(&mut args.target),
+            Command::Demo(_) | Command::EmbeddedServer(_) | Command::ExecWithParent(_) => None,
+        }
+    }
+
+    /// Names the process whose memory is measured, where none was given.
+    fn watch_memory_of(&mut self, pid: Option<u32>) {
+        if let Command::Idle(IdleArgs { server_pid, .. }) | Command::Fill(FillArgs { server_pid, .. }) = self
+        {
+            *server_pid = server_pid.or(pid);
+        }
+    }
+}
+
+/// Heading of the flags for servers on this machine.
+const LOCAL: &str = "Servers on this machine";
+
+/// Servers to start on this machine.
+#[derive(Args, Clone, Debug)]
+pub struct LocalArgs {
+    /// Start N servers on loopback instead of using --hosts, spread the sessions over them, stop them at the end;
+    /// their data lie in the system's directory for temporary files
+    #[arg(long, help_heading = LOCAL, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=15))]
+    pub ensemble: Option<u8>,
+    /// What to start
+    #[arg(long, help_heading = LOCAL, value_enum, default_value_t = Target::Serval)]
+    pub target: Target,
+    /// The server's program [default: serval beside this program; java with --target apache]
+    #[arg(long, help_heading = LOCAL, value_name = "PATH", requires = "ensemble")]
+    pub server_binary: Option<PathBuf>,
+    /// Tuning profile of the servers (serval)
+    #[arg(long, help_heading = LOCAL, value_name = "NAME|FILE", requires = "ensemble")]
+    pub server_profile: Option<String>,
+    /// A line for the servers' zoo.cfg; may be given several times
+    #[arg(long, help_heading = LOCAL, value_name = "KEY=VALUE", requires = "ensemble")]
+    pub server_option: Vec<ServerOption>,
+    /// Largest heap of each JVM (apache)
+    #[arg(long, help_heading = LOCAL, value_name = "SIZE", default_value = "1g")]
+    pub java_heap: String,
+    /// The servers' tickTime in milliseconds
+    #[arg(long, help_heading = LOCAL, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(50..=60_000))]
+    pub tick_time: u32,
+    /// Drive a mixed load that long before the command begins, so that a JVM has compiled its hot paths
+    /// [default: 5s with --target apache, else 0s]
+    #[arg(long, help_heading = LOCAL, value_name = "TIME", value_parser = duration, requires = "ensemble")]
+    pub warm_servers: Option<Duration>,
 }
 
 /// Where to, and as whom.
 #[derive(Args, Clone, Debug)]
 pub struct TargetArgs {
     /// Servers; sessions are spread over them
-    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', default_value = "127.0.0.1:2181")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:2181",
+        conflicts_with = "ensemble"
+    )]
     pub hosts: Vec<String>,
     /// Authenticate every session, as in digest:me:secret
     #[arg(long, value_name = "SCHEME:CREDENTIAL")]
@@ -57,6 +125,11 @@ pub struct TargetArgs {
     /// Session timeout to ask for
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s")]
     pub session_timeout: Duration,
+    #[command(flatten)]
+    pub local: LocalArgs,
+    /// What was started for this command, in a few words.
+    #[arg(skip)]
+    pub started: Option<String>,
 }
 
 impl TargetArgs {
@@ -146,7 +219,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub quiet: bool,
     /// Drive a bare echo server inside this process instead of --hosts: what the generator itself costs
-    #[arg(long, conflicts_with = "hosts")]
+    #[arg(long, conflicts_with_all = ["hosts", "ensemble"])]
     pub self_test: bool,
 }
 
@@ -177,6 +250,15 @@ pub fn run_args<'a>(flags: impl Iterator<Item = &'a str>) -> anyhow::Result<RunA
     }
 }
 
+/// Arguments of `loadgen timeline` from a whole command line.
+#[cfg(test)]
+pub(crate) fn timeline_args<'a>(line: impl IntoIterator<Item = &'a str>) -> TimelineArgs {
+    match Cli::try_parse_from(line).map(|cli| cli.command) {
+        Ok(Command::Timeline(args)) => *args,
+        other => panic!("not a timeline: {other:?}"),
+    }
+}
+
 /// `loadgen demo`.
 #[derive(Args, Clone, Debug)]
 pub struct DemoArgs {
@@ -184,11 +266,13 @@ pub struct DemoArgs {
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "4s")]
     pub duration: Duration,
     /// The server's tuning profile
-    #[arg(long, value_name = "NAME|FILE", default_value = "balanced")]
+    #[arg(long, value_name = "NAME|FILE", default_value = "balanced", conflicts_with = "ensemble")]
     pub profile: String,
     /// No progress on stderr
     #[arg(long)]
     pub quiet: bool,
+    #[command(flatten)]
+    pub local: LocalArgs,
 }
 
 /// `loadgen embedded-server`.
@@ -233,6 +317,7 @@ pub struct IdleArgs {
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
     pub duration: Duration,
     /// The server's process, on this machine: its resident memory before and after is shown, per session
+    /// [default: the first server's, with --ensemble]
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
     /// Write the result as JSON
@@ -261,6 +346,7 @@ pub struct FillArgs {
     #[arg(long, value_name = "PATH", value_parser = node_path, default_value = "/loadgen-fill")]
     pub path: String,
     /// The server's process, on this machine: its resident memory before and after is shown, per node
+    /// [default: the first server's, with --ensemble]
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
     /// Write the result as JSON
@@ -268,8 +354,76 @@ pub struct FillArgs {
     pub json: Option<PathBuf>,
 }
 
+/// `loadgen timeline`.
+#[derive(Args, Clone, Debug)]
+pub struct TimelineArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Sessions; one that loses its connection goes on to the next server at once, with the same id and password
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub connections: u32,
+    /// Writes per second, all sessions together, sent on a plan
+    #[arg(long, value_name = "OPS_PER_S", value_parser = rate, default_value = "500")]
+    pub write_rate: f64,
+    /// Reads per second, all sessions together, sent on a plan
+    #[arg(long, value_name = "OPS_PER_S", value_parser = rate, default_value = "500")]
+    pub read_rate: f64,
+    /// Bytes of each value
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub value_size: u32,
+    /// What happens when, counted from the end of the warm-up: [kill|stop|pause|restart|resume] [leader|follower|ID]@TIME,
+    /// as in leader@5s,restart@8s,kill follower@12s; kill is -9, stop is -15, pause is -STOP; restart and resume
+    /// alone mean all that are down
+    #[arg(long, value_name = "EVENT,...", conflicts_with = "kill_every", requires = "ensemble")]
+    pub kill: Option<timeline::Schedule>,
+    /// Kill one server each time that this has passed, and start it again
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "ensemble")]
+    pub kill_every: Option<Duration>,
+    /// Which one: leader, follower, or an id
+    #[arg(long, value_name = "WHO", default_value = "leader")]
+    pub kill_who: timeline::Who,
+    /// How long it stays down
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "2s")]
+    pub down: Duration,
+    /// Length of the timeline
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "20s")]
+    pub duration: Duration,
+    /// Load before it
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "2s")]
+    pub warmup: Duration,
+    /// Run the timeline that often, on the same servers; the table ends with median and worst
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub repeat: u32,
+    /// Pause of a session that no server took, before it tries all of them again
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10ms")]
+    pub reconnect_pause: Duration,
+    /// Longest wait of a session for a server's welcome, before it tries the next
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "2s")]
+    pub connect_timeout: Duration,
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write a page with a plot of each run
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// No progress on stderr
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// `loadgen exec-with-parent`.
+#[derive(Args, Clone, Debug)]
+pub struct ExecWithParentArgs {
+    /// The process whose end ends the program
+    #[arg(long)]
+    pub parent: u32,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
+}
+
 /// `500ms`, `10s`, `2m`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let seconds = match unit {
@@ -306,15 +460,7 @@ fn node_path(text: &str) -> Result<String, String> {
 
 /// Parses the command line, does what it says, and tells the exit code.
 pub fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Demo(args) => demo::command(&args),
-        Command::EmbeddedServer(args) => demo::embedded_server(&args),
-        Command::Run(args) => run::command(&args),
-        Command::Fanout(args) => fanout::command(&args),
-        Command::Idle(args) => hold::idle(&args),
-        Command::Fill(args) => hold::fill(&args),
-    };
-    match done {
+    match perform(Cli::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_FAILED),
         Err(e) => {
@@ -323,6 +469,34 @@ pub fn main() -> ExitCode {
             ExitCode::from(if connect { EXIT_CANNOT_CONNECT } else { EXIT_FAILED })
         }
     }
+}
+
+/// Does what the command says, on servers of its own if it asks for some; `false` if that went wrong in some way.
+fn perform(mut command: Command) -> anyhow::Result<bool> {
+    let local = command.target().map(|target| target.local.clone());
+    let mut servers = local.and_then(|local| Ensemble::start(&local).transpose()).transpose()?;
+    if let Some(servers) = &servers {
+        if let Some(target) = command.target() {
+            target.hosts = servers.hosts();
+            target.started = Some(servers.describe());
+        }
+        println!("servers     {}", servers.describe());
+        command.watch_memory_of(servers.members[0].pid());
+    }
+    let done = match command {
+        Command::Demo(args) => demo::command(&args),
+        Command::EmbeddedServer(args) => demo::embedded_server(&args),
+        Command::ExecWithParent(args) => ensemble::exec_with_parent(args.parent, &args.command),
+        Command::Run(args) => run::command(&args),
+        Command::Fanout(args) => fanout::command(&args),
+        Command::Idle(args) => hold::idle(&args),
+        Command::Fill(args) => hold::fill(&args),
+        Command::Timeline(args) => timeline::command(&args, servers.as_mut()),
+    };
+    if let Some(servers) = servers {
+        servers.stop();
+    }
+    done
 }
 
 #[cfg(test)]

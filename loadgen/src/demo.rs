@@ -4,6 +4,7 @@
 //! outlive its parent, however that ends; its data directory is temporary and goes with it.
 
 use crate::cli::{DemoArgs, EmbeddedServerArgs, run_args};
+use crate::ensemble::Ensemble;
 use crate::report;
 use crate::run;
 use anyhow::{Context, bail};
@@ -31,13 +32,28 @@ const WORKLOADS: [(&str, &str); 2] = [
 /// # Errors
 /// The server cannot be started, or a run failed.
 pub fn command(args: &DemoArgs) -> anyhow::Result<bool> {
+    if let Some(ensemble) = Ensemble::start(&args.local)? {
+        println!("started {}", ensemble.describe());
+        let clean = workloads(args, &ensemble.hosts().join(","))?;
+        ensemble.stop();
+        println!("\nThe servers are stopped and their data are gone.");
+        return Ok(clean);
+    }
     let server = ServerProcess::start(&args.profile)?;
     let host = format!("127.0.0.1:{}", server.port);
     println!("started an embedded standalone server on {host}, profile {}, every write synced", args.profile);
+    let clean = workloads(args, &host)?;
+    server.stop()?;
+    println!("\nThe server is stopped and its data are gone. Your own: `serval serve`, then `loadgen run`.");
+    Ok(clean)
+}
+
+/// Drives the workloads and prints their tables; `true` if all runs are valid and without errors.
+fn workloads(args: &DemoArgs, hosts: &str) -> anyhow::Result<bool> {
     let mut clean = true;
     for (title, flags) in WORKLOADS {
         let duration = format!("{}ms", args.duration.as_millis());
-        let own = ["--hosts", &host, "--duration", &duration, "--warmup", "1s"];
+        let own = ["--hosts", hosts, "--duration", &duration, "--warmup", "1s"];
         let mut run = run_args(own.into_iter().chain(flags.split_whitespace()))?;
         run.quiet = args.quiet;
         println!("\n== {title}\n   loadgen run {flags}\n");
@@ -48,8 +64,6 @@ pub fn command(args: &DemoArgs) -> anyhow::Result<bool> {
             break;
         }
     }
-    server.stop()?;
-    println!("\nThe server is stopped and its data are gone. Your own: `serval serve`, then `loadgen run`.");
     Ok(clean)
 }
 

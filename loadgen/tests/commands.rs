@@ -5,14 +5,10 @@ mod support;
 use serde_json::Value;
 use std::process::{Command, Output};
 use std::sync::atomic::Ordering;
-use support::{Fake, Manners};
+use support::{Fake, Manners, text};
 
 fn loadgen(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_loadgen")).args(args).output().expect("the binary runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[test]

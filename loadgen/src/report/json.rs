@@ -20,6 +20,8 @@ const SCHEMA: &str = "loadgen-run/1";
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct ConfigRecord {
     pub hosts: Vec<String>,
+    /// What was started for the run, in a few words; `null` where the servers ran already.
+    pub servers: Option<String>,
     pub connections: u32,
     pub outstanding: usize,
     pub workers: usize,
@@ -43,6 +45,7 @@ impl ConfigRecord {
     pub(crate) fn new(args: &RunArgs, seed: u64, path: &str, mix: &Mix, workers: usize) -> ConfigRecord {
         ConfigRecord {
             hosts: args.target.hosts.clone(),
+            servers: args.target.started.clone(),
             connections: args.connections,
             outstanding: args.in_flight(),
             workers,

@@ -1,17 +1,25 @@
 //! A tiny server for tests: one thread per connection, every request is answered with success, unless it is told
 //! to misbehave.
 
+#![allow(dead_code)] // no test uses all of it
+
 use engine::error::Code;
 use engine::ids::SessionId;
 use engine::proto::{
     AuthPacket, ConnectRequest, ConnectResponse, Decoder, Encode, Op, PathWatch, ReplyHeader, RequestHeader,
     Stat, WatcherEvent, put_frame, xid,
 };
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+/// Output as text.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
 
 /// How the server misbehaves. Numbers of requests count those of one kind, over all connections, from 1.
 #[derive(Clone, Default)]
@@ -26,6 +34,10 @@ pub struct Manners {
     pub drop_at: Option<u64>,
     /// The session timeout that is granted.
     pub timeout_ms: Option<i32>,
+    /// Who comes back with a session is told that it has expired.
+    pub expire: bool,
+    /// Every setData but the first of each node is acknowledged and not carried out.
+    pub forget: bool,
 }
 
 /// What the server saw.
@@ -35,6 +47,7 @@ pub struct Seen {
     pub creates: AtomicU64,
     pub deletes: AtomicU64,
     pub pings: AtomicU64,
+    pub renewals: AtomicU64,
     pub auths: Mutex<Vec<(String, Vec<u8>)>>,
 }
 
@@ -43,6 +56,8 @@ struct Shared {
     seen: Seen,
     /// Held while a request is answered, so that a stall stalls all.
     turn: Mutex<()>,
+    /// The version of each node that was set.
+    versions: Mutex<HashMap<String, i32>>,
     /// Connections that wait for an event of a path.
     watchers: Mutex<Vec<(String, TcpStream)>>,
 }
@@ -61,6 +76,7 @@ impl Fake {
             manners,
             seen: Seen::default(),
             turn: Mutex::default(),
+            versions: Mutex::default(),
             watchers: Mutex::default(),
         });
         let for_all = Arc::clone(&shared);
@@ -97,15 +113,22 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let request = frame(&mut stream)?;
     let request = ConnectRequest::decode(&mut Decoder::new(&request)).expect("a connect request");
+    let returns = request.session != SessionId::NONE;
+    shared.seen.renewals.fetch_add(u64::from(returns), Ordering::Relaxed);
     let response = ConnectResponse {
         timeout_ms: shared.manners.timeout_ms.unwrap_or(request.timeout_ms),
         session: SessionId(1),
         password: [1; 16],
         read_only: request.read_only.map(|_| false),
     };
+    let expired = returns && shared.manners.expire;
+    let response = if expired { ConnectResponse::refused(request.read_only.is_some()) } else { response };
     let mut out = Vec::new();
     put_frame(&mut out, |out| response.encode(out));
     stream.write_all(&out)?;
+    if expired {
+        return Ok(());
+    }
     loop {
         let request = frame(&mut stream)?;
         let _turn = shared.turn.lock().unwrap();
@@ -127,6 +150,7 @@ fn answer(request: &[u8], stream: &mut TcpStream, shared: &Shared) -> std::io::R
         Op::Ping => seen.pings.fetch_add(1, Ordering::Relaxed),
         _ => 0,
     };
+    let mut version = 0;
     if op == Op::GetData {
         let n = seen.gets.fetch_add(1, Ordering::Relaxed) + 1;
         if shared.manners.drop_at == Some(n) {
@@ -141,21 +165,26 @@ fn answer(request: &[u8], stream: &mut TcpStream, shared: &Shared) -> std::io::R
             std::thread::sleep(how_long);
         }
         let read = PathWatch::decode(&mut d).expect("a read");
+        version = shared.versions.lock().unwrap().get(&*read.path).copied().unwrap_or(0);
         if read.watch {
             shared.watchers.lock().unwrap().push((read.path.into_owned(), stream.try_clone()?));
         }
     } else if op == Op::SetData {
-        notify(&d.string_not_null().expect("a path"), shared)?;
+        let path = d.string_not_null().expect("a path");
+        notify(&path, shared)?;
+        let mut versions = shared.versions.lock().unwrap();
+        let node = versions.entry(path.into_owned()).or_insert(0);
+        *node += i32::from(*node == 0 || !shared.manners.forget);
     } else if op == Op::Auth {
         let auth = AuthPacket::decode(&mut d).expect("an auth packet");
         seen.auths.lock().unwrap().push((auth.scheme.unwrap().into_owned(), auth.auth.unwrap().to_vec()));
     }
     let refused = shared.manners.refuse.filter(|(which, _)| *which == op).map(|(_, code)| code);
-    stream.write_all(&reply(header, op, refused.unwrap_or(Code::OK)))?;
+    stream.write_all(&reply(header, op, refused.unwrap_or(Code::OK), version))?;
     Ok(op != Op::CloseSession)
 }
 
-fn reply(header: RequestHeader, op: Op, err: Code) -> Vec<u8> {
+fn reply(header: RequestHeader, op: Op, err: Code, version: i32) -> Vec<u8> {
     let mut out = Vec::new();
     put_frame(&mut out, |out| {
         ReplyHeader { xid: header.xid, zxid: 1, err }.encode(out);
@@ -163,7 +192,7 @@ fn reply(header: RequestHeader, op: Op, err: Code) -> Vec<u8> {
             _ if err != Code::OK => {}
             Op::GetData => {
                 out.put_buffer(Some(b"value"));
-                Stat::default().encode(out);
+                Stat { version, ..Stat::default() }.encode(out);
             }
             Op::Exists | Op::SetData => Stat::default().encode(out),
             Op::GetChildren => out.put_len(0),
