@@ -1,0 +1,97 @@
+//! Garbage on the election port: one log line that names the sender, and nobody else disturbed. A file of its own,
+//! because what it looks at is the log of the whole process.
+
+mod peers_support;
+
+use engine::ids::ServerId;
+use engine::zab::Links;
+use net::peers::PeerEvent;
+use peers_support::{Node, connect, election_addr, hello, hex, is_closed, lines, until};
+use std::cell::RefCell;
+use std::io::Write;
+use std::sync::Once;
+
+thread_local! {
+    static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What this thread logs.
+struct Log;
+
+impl Log {
+    fn start() -> Log {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            let subscriber = tracing_subscriber::fmt().with_writer(|| Log).with_ansi(false).finish();
+            tracing::subscriber::set_global_default(subscriber).expect("the only one");
+        });
+        Log
+    }
+    fn take(&self) -> String {
+        String::from_utf8(LINES.take()).expect("text")
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LINES.with_borrow_mut(|l| l.extend_from_slice(bytes));
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn down(id: i64) -> PeerEvent {
+    PeerEvent::ElectionDown(ServerId(id))
+}
+
+#[test]
+fn garbage_is_logged_with_its_sender_and_disturbs_nobody() {
+    let log = Log::start();
+    let l = lines(2);
+    let (mut a, mut b) = (Node::open(1, &l), Node::open(2, &l));
+    a.peers.send_election(ServerId(2), b"x");
+    until("connected", &mut [&mut a, &mut b], |n| n[1].messages(1) == [b"x"]);
+    let to = election_addr(&l[0]);
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        // Its beginning passes for the number of a very old server.
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "election message of"),
+        (hex("ffffffffffff0002 0000000000000005"), "version"),
+        (hex("5f2435013501edcc 00000000"), "SASL"),
+        (hex("ffffffffffff0000 0000000000000005 00000000"), "address of 0 bytes"),
+        (hex("ffffffffffff0000 0000000000000005 00000801"), "address of 2049 bytes"),
+        (hex("ffffffffffff0000 0000000000000005 00000002 fffe"), "no text"),
+        (hello(1, "127.0.0.1:5"), "same myid"),
+        (hello(-7, "127.0.0.1:5"), "a number no server has"),
+        ([hello(5, "127.0.0.1:5"), hex("7fffffff")].concat(), "election message of 2147483647 bytes"),
+        ([hello(5, "127.0.0.1:5"), hex("00000000")].concat(), "election message of 0 bytes"),
+    ];
+    for (bytes, want) in cases {
+        // Lines about one host are limited: let time pass.
+        a.later_ms += 20_000;
+        let mut s = connect(to);
+        let from = s.local_addr().expect("connected");
+        s.write_all(&bytes).expect("sent");
+        until("it is closed", &mut [&mut a, &mut b], |_| is_closed(&s));
+        let text = log.take();
+        assert!(text.contains(want) && text.contains(&from.to_string()), "{want}: {text}");
+    }
+    a.peers.send_election(ServerId(2), b"y");
+    until("undisturbed", &mut [&mut a, &mut b], |n| n[1].messages(1) == [b"y"]);
+    assert_eq!((a.count(&down(2)), b.count(&down(1))), (0, 0));
+}
+
+#[test]
+fn the_log_is_not_flooded() {
+    let log = Log::start();
+    let l = lines(1);
+    let mut a = Node::open(1, &l);
+    for _ in 0..50 {
+        let mut s = connect(election_addr(&l[0]));
+        s.write_all(&hex("ffffffffffff0002 0000000000000005")).expect("sent");
+        until("it is closed", &mut [&mut a], |_| is_closed(&s));
+    }
+    let lines = log.take().lines().count();
+    assert!((1..=5).contains(&lines), "{lines} lines");
+}
