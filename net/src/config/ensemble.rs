@@ -1,10 +1,26 @@
 //! What a member of an ensemble is told, besides what every server is.
 //!
 //! Not here: what members do with it (`engine::zab`, `peers`).
+//! Rules (fact sheet section 6): more than one server line, or `standaloneEnabled=false`, makes an ensemble; exactly one
+//! voter with `standaloneEnabled=true` serves alone.
 
+use super::ConfigError;
+use super::properties::Entry;
+use super::resolve::{Draft, incomplete};
+use super::servers::ServerLine;
+use super::values::{self, Allowed};
 use engine::ids::ServerId;
-use engine::zab::members::Members;
+use engine::zab::members::{Groups, Member, Members, PeerAddr};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
+
+const INT_MAX: i64 = i32::MAX as i64;
+/// Defaults of our own where a zoo.cfg gives none: elections need not be slow.
+const FINALIZE_WAIT_MS: u64 = 20;
+const NOTIFICATION_MIN_MS: u64 = 20;
+const NOTIFICATION_MAX_MS: u64 = 60_000;
+const CNX_TIMEOUT_MS: u64 = 5_000;
 
 /// A server's place in an ensemble (fact sheet section 6). Times are in ms, limits in ticks.
 #[derive(Clone, Debug)]
@@ -45,11 +61,185 @@ impl EnsembleConfig {
             sync_limit: 5,
             connect_to_learner_master_limit: 10,
             max_time_to_wait_for_epoch_ms: None,
-            finalize_wait_ms: 20,
-            notification_min_ms: 20,
-            notification_max_ms: 60_000,
-            cnx_timeout_ms: 5_000,
+            finalize_wait_ms: FINALIZE_WAIT_MS,
+            notification_min_ms: NOTIFICATION_MIN_MS,
+            notification_max_ms: NOTIFICATION_MAX_MS,
+            cnx_timeout_ms: CNX_TIMEOUT_MS,
             quorum_listen_on_all_ips: false,
         }
+    }
+}
+
+/// What the file has said about the ensemble so far.
+#[derive(Default)]
+pub struct EnsembleDraft {
+    pub init_limit: Option<u32>,
+    pub sync_limit: Option<u32>,
+    pub connect_limit: Option<u32>,
+    pub epoch_wait_ms: Option<u64>,
+    pub notification_min_ms: Option<u64>,
+    pub notification_max_ms: Option<u64>,
+    pub cnx_timeout_ms: Option<u64>,
+    pub listen_on_all_ips: bool,
+    /// `peerType=observer`, and its line.
+    pub observer: Option<usize>,
+    /// `group.N=a:b:c`.
+    groups: BTreeMap<i64, Vec<ServerId>>,
+    weights: BTreeMap<ServerId, u32>,
+}
+
+type Done = Result<(), Allowed>;
+
+/// Ticks: at least one.
+pub fn ticks(e: &Entry) -> Result<u32, Allowed> {
+    Ok(values::int(&e.value, 1, INT_MAX)? as u32)
+}
+/// Milliseconds: at least one.
+pub fn millis(e: &Entry) -> Result<u64, Allowed> {
+    Ok(values::int(&e.value, 1, INT_MAX)? as u64)
+}
+
+pub fn connect_limit(d: &mut Draft, e: &Entry) -> Done {
+    d.ensemble.connect_limit = Some(values::int(&e.value, 0, INT_MAX)? as u32).filter(|&n| n > 0);
+    Ok(())
+}
+pub fn epoch_wait(d: &mut Draft, e: &Entry) -> Done {
+    d.ensemble.epoch_wait_ms = u64::try_from(values::int(&e.value, -1, INT_MAX)?).ok();
+    Ok(())
+}
+pub fn peer_type(d: &mut Draft, e: &Entry) -> Done {
+    d.ensemble.observer = match e.value.to_ascii_lowercase().as_str() {
+        "observer" => Some(e.line),
+        "participant" => None,
+        _ => return Err(Allowed("participant or observer".into())),
+    };
+    Ok(())
+}
+pub fn group(d: &mut Draft, e: &Entry) -> Done {
+    let wrong = || Allowed("group.N=a:b:c with numbers of servers".into());
+    let number = e.key.strip_prefix("group.").and_then(|n| n.parse::<i64>().ok()).ok_or_else(wrong)?;
+    let ids = e.value.split(':').map(|n| n.trim().parse().map(ServerId)).collect::<Result<Vec<_>, _>>();
+    d.ensemble.groups.insert(number, ids.map_err(|_| wrong())?);
+    Ok(())
+}
+pub fn weight(d: &mut Draft, e: &Entry) -> Done {
+    let wrong = || Allowed("weight.N=W with a server's number and a weight of at least 0".into());
+    let number = e.key.strip_prefix("weight.").and_then(|n| n.parse().ok()).ok_or_else(wrong)?;
+    let weight = values::int(&e.value, 0, INT_MAX)? as u32;
+    d.ensemble.weights.insert(ServerId(number), weight);
+    Ok(())
+}
+
+/// Whether the lines make an ensemble.
+pub fn is_ensemble(draft: &Draft) -> bool {
+    draft.servers.len() > 1 || (!draft.servers.is_empty() && !draft.standalone_enabled)
+}
+
+/// The ensemble of the draft; `None`: it serves alone.
+///
+/// # Errors
+/// What is missing or contradictory, and where to write what.
+pub fn resolve(
+    draft: &mut Draft,
+    my_id: Option<u64>,
+    data_dir: &Path,
+    file: &Path,
+) -> Result<Option<EnsembleConfig>, ConfigError> {
+    if !is_ensemble(draft) {
+        return Ok(None);
+    }
+    let voters = draft.servers.values().filter(|(s, _)| !s.observer).count();
+    if voters == 1 && draft.standalone_enabled {
+        return Err(incomplete(
+            file,
+            "observers need an ensemble of more than one participant; with a single one write standaloneEnabled=false",
+        ));
+    }
+    let id_file = data_dir.join("myid");
+    let Some(id) = my_id else {
+        return Err(incomplete(
+            &id_file,
+            format!(
+                "this file is missing; write the number of this server into it, one of {}",
+                numbers(draft)
+            ),
+        ));
+    };
+    let Some((own, line)) = draft.servers.get(&id).map(|(s, line)| (s.clone(), *line)) else {
+        return Err(incomplete(
+            &id_file,
+            format!(
+                "it says {id}, but there is no server.{id} in {}; allowed is one of {}",
+                file.display(),
+                numbers(draft)
+            ),
+        ));
+    };
+    if draft.limits.extended_types && id > 254 {
+        return Err(incomplete(&id_file, "with extendedTypesEnabled=true the number may be 254 at most"));
+    }
+    if let Some(at) = draft.ensemble.observer.filter(|_| !own.observer) {
+        draft.warn(
+            at,
+            "peerType",
+            format!("ignored: server.{id} on line {line} is a participant; write :observer there"),
+        );
+    }
+    let needed = |name: &str| {
+        incomplete(file, format!("{name} is not set; an ensemble needs it (a number of ticks, such as 10)"))
+    };
+    let init_limit = draft.ensemble.init_limit.ok_or_else(|| needed("initLimit"))?;
+    let sync_limit = draft.ensemble.sync_limit.ok_or_else(|| needed("syncLimit"))?;
+    let members = members(draft).map_err(|why| incomplete(file, why))?;
+    let e = &draft.ensemble;
+    Ok(Some(EnsembleConfig {
+        me: ServerId(id as i64),
+        members: Arc::new(members),
+        tick_ms: draft.limits.tick_ms,
+        init_limit,
+        sync_limit,
+        connect_to_learner_master_limit: e.connect_limit.unwrap_or(init_limit),
+        max_time_to_wait_for_epoch_ms: e.epoch_wait_ms,
+        finalize_wait_ms: FINALIZE_WAIT_MS,
+        notification_min_ms: e.notification_min_ms.unwrap_or(NOTIFICATION_MIN_MS),
+        notification_max_ms: e.notification_max_ms.unwrap_or(NOTIFICATION_MAX_MS),
+        cnx_timeout_ms: e.cnx_timeout_ms.unwrap_or(CNX_TIMEOUT_MS),
+        quorum_listen_on_all_ips: e.listen_on_all_ips,
+    }))
+}
+
+fn numbers(draft: &Draft) -> String {
+    draft.servers.keys().map(u64::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn members(draft: &Draft) -> Result<Members, String> {
+    let lines = draft.servers.values().map(|(s, _)| member(s)).collect();
+    let e = &draft.ensemble;
+    let groups = (!e.groups.is_empty()).then(|| Groups {
+        group: e.groups.iter().flat_map(|(g, ids)| ids.iter().map(|id| (*id, *g))).collect(),
+        weight: e.weights.clone(),
+    });
+    if e.groups.is_empty() && !e.weights.is_empty() {
+        return Err("weight.N is set but no group.N; weights count within groups".into());
+    }
+    Members::new(draft.version, lines, groups)
+}
+
+fn member(s: &ServerLine) -> Member {
+    let address = |a: &(Option<String>, u16)| (a.0.clone().unwrap_or_else(|| "0.0.0.0".into()), a.1);
+    Member {
+        id: ServerId(s.id as i64),
+        observer: s.observer,
+        peers: s
+            .addresses
+            .iter()
+            .map(|a| PeerAddr {
+                host: a.host.clone(),
+                quorum_port: a.quorum_port,
+                election_port: a.election_port,
+            })
+            .collect(),
+        client: s.client.as_ref().map(address),
+        secure: s.secure.as_ref().map(address),
     }
 }

@@ -5,6 +5,7 @@
 //! anyway (`same`) is none of these. A refusal is for keys that, ignored, would weaken security, durability or
 //! membership. A name that ends in `*` stands for all keys that begin so and have no row of their own.
 
+use super::ensemble;
 use super::properties::Entry;
 use super::resolve::Draft;
 use super::values::{Allowed, Form};
@@ -49,7 +50,7 @@ const fn refused(name: &'static str, form: Form, same: &'static [&'static str], 
     Key { name, rule: Rule::Refused { form, same, why } }
 }
 
-const ENSEMBLE: &str = "no effect on a standalone server";
+const ENSEMBLE: &str = "not built yet for ensembles, and without effect on a standalone server";
 const JAVA: &str = "tunes ZooKeeper's Java threads, buffers or caches; here the profile tunes the server";
 const ADMIN: &str = "Serval has no AdminServer yet; use the four-letter words";
 const METRICS: &str = "Serval has no metrics endpoint yet; use the four-letter word mntr";
@@ -110,12 +111,12 @@ pub const KEYS: &[Key] = &[
     honoured("autopurge.snapRetainCount", set::purge_retain),
     honoured("autopurge.purgeInterval", set::purge_interval),
     // The ensemble's.
-    warned("initLimit", COUNT, &[], ENSEMBLE),
-    warned("syncLimit", COUNT, &[], ENSEMBLE),
-    warned("connectToLearnerMasterLimit", COUNT, &["0"], ENSEMBLE),
-    warned("group.*", Form::Text, &[], ENSEMBLE),
-    warned("weight.*", COUNT, &[], ENSEMBLE),
-    warned("peerType", Form::OneOf(&["participant", "observer"]), &["participant"], ENSEMBLE),
+    honoured("initLimit", |d, e| ensemble::ticks(e).map(|n| d.ensemble.init_limit = Some(n))),
+    honoured("syncLimit", |d, e| ensemble::ticks(e).map(|n| d.ensemble.sync_limit = Some(n))),
+    honoured("connectToLearnerMasterLimit", ensemble::connect_limit),
+    honoured("group.*", ensemble::group),
+    honoured("weight.*", ensemble::weight),
+    honoured("peerType", ensemble::peer_type),
     warned("electionAlg", Form::Int(3, 3), &["3"], ENSEMBLE),
     warned("leaderServes", Form::YesNo, &["yes"], ENSEMBLE),
     warned("syncEnabled", Form::Bool, &["true"], ENSEMBLE),
@@ -128,7 +129,7 @@ pub const KEYS: &[Key] = &[
         FALSE,
         "on a standalone server every session is global",
     ),
-    warned("quorumListenOnAllIPs", Form::Bool, FALSE, ENSEMBLE),
+    honoured("quorumListenOnAllIPs", |d, e| flag(e).map(|b| d.ensemble.listen_on_all_ips = b)),
     warned("quorum.cnxn.threads.size", COUNT, &[], ENSEMBLE),
     warned("multiAddress.enabled", Form::Bool, FALSE, ENSEMBLE),
     warned("multiAddress.reachabilityCheckEnabled", Form::Bool, &["true"], ENSEMBLE),
@@ -136,11 +137,15 @@ pub const KEYS: &[Key] = &[
     warned("oraclePath", Form::Text, &[], ENSEMBLE),
     warned("commitLogCount", COUNT, &["500"], ENSEMBLE),
     warned("snapshotSizeFactor", Form::Float, &["0.33"], ENSEMBLE),
-    warned("cnxTimeout", COUNT, &["5000"], ENSEMBLE),
+    honoured("cnxTimeout", |d, e| ensemble::millis(e).map(|n| d.ensemble.cnx_timeout_ms = Some(n))),
     warned("quorumCnxnTimeoutMs", ANY_INT, &["-1"], ENSEMBLE),
-    warned("fastleader.minNotificationInterval", COUNT, &["200"], ENSEMBLE),
-    warned("fastleader.maxNotificationInterval", COUNT, &["60000"], ENSEMBLE),
-    warned("leader.maxTimeToWaitForEpoch", ANY_INT, &["-1"], ENSEMBLE),
+    honoured("fastleader.minNotificationInterval", |d, e| {
+        ensemble::millis(e).map(|n| d.ensemble.notification_min_ms = Some(n))
+    }),
+    honoured("fastleader.maxNotificationInterval", |d, e| {
+        ensemble::millis(e).map(|n| d.ensemble.notification_max_ms = Some(n))
+    }),
+    honoured("leader.maxTimeToWaitForEpoch", ensemble::epoch_wait),
     warned("leader.maxConcurrentSnapSyncs", COUNT, &["10"], ENSEMBLE),
     warned("leader.maxConcurrentDiffSyncs", COUNT, &["100"], ENSEMBLE),
     warned("leader.*", Form::Text, &[], ENSEMBLE),

@@ -5,6 +5,7 @@
 //! Invariants: the command line wins over the file, the file over the profile; relations between keys are checked
 //! after everything is known, so the order of lines never matters.
 
+use super::ensemble::EnsembleDraft;
 use super::keys::{self, Rule};
 use super::properties::{self, Entry};
 use super::servers::ServerLine;
@@ -42,6 +43,9 @@ pub struct Draft {
     pub standalone_enabled: bool,
     pub servers: BTreeMap<u64, (ServerLine, usize)>,
     pub dynamic_config_file: Option<PathBuf>,
+    /// Of the members: the suffix of the dynamic file's name, or its `version`.
+    pub version: u64,
+    pub ensemble: EnsembleDraft,
     pub read_only_mode: bool,
     pub snap_count: Option<u64>,
     pub snap_size_bytes: Option<u64>,
@@ -72,6 +76,8 @@ impl Draft {
             standalone_enabled: true,
             servers: BTreeMap::new(),
             dynamic_config_file: None,
+            version: 0,
+            ensemble: EnsembleDraft::default(),
             read_only_mode: false,
             snap_count: None,
             snap_size_bytes: None,
@@ -178,7 +184,8 @@ pub fn load(from: &Sources) -> Result<Loaded, ConfigError> {
     let data_log_dir = draft.data_log_dir.take().unwrap_or_else(|| data_dir.clone());
     let my_id = super::dirs::read_my_id(&data_dir)?;
     let client_addrs = client_addrs(from, &draft, my_id)?;
-    refuse_ensembles(&draft)?;
+    refuse_tls(&draft)?;
+    let ensemble = super::ensemble::resolve(&mut draft, my_id, &data_dir, file)?;
     session_timeouts(&mut draft)?;
     let purge = purge(&mut draft);
     into_profile(&mut draft, &mut profile);
@@ -203,7 +210,7 @@ pub fn load(from: &Sources) -> Result<Loaded, ConfigError> {
         purge,
         fsync_warning_ms: draft.fsync_warning_ms,
         read_only_mode: draft.read_only_mode,
-        ensemble: None,
+        ensemble,
     };
     Ok(Loaded { config, profile, warnings })
 }
@@ -219,7 +226,7 @@ fn unconfigured(from: &Sources, profile: Profile) -> Loaded {
     Loaded { config, profile, warnings }
 }
 
-fn incomplete(path: &Path, what: impl Into<String>) -> ConfigError {
+pub fn incomplete(path: &Path, what: impl Into<String>) -> ConfigError {
     ConfigError::Incomplete { path: path.to_owned(), what: what.into() }
 }
 
@@ -235,26 +242,24 @@ fn take_dynamic_file(draft: &mut Draft, main: &Path) -> Result<(), ConfigError> 
             return Err(draft.refused(e.line, &e.key, what));
         }
     }
+    // ZooKeeper takes the version from the file's name; a file that it wrote says it inside as well.
+    let suffix = path.extension().and_then(|e| e.to_str());
+    let inside = entries.iter().find(|e| e.key == "version").map(|e| e.value.as_str());
+    draft.version = suffix.or(inside).and_then(|v| u64::from_str_radix(v, 16).ok()).unwrap_or(0);
     let members: Vec<Entry> = entries.into_iter().filter(|e| e.key != "version").collect();
     draft.take_all(&members)?;
     draft.path = main.to_owned();
     Ok(())
 }
 
-/// One voter and `standaloneEnabled=true` is a standalone server; anything else with members is an ensemble.
-fn refuse_ensembles(draft: &Draft) -> Result<(), ConfigError> {
-    let voters = draft.servers.values().filter(|(s, _)| !s.observer).count();
-    let Some((first, (_, line))) = draft.servers.first_key_value() else { return Ok(()) };
-    let why = if voters <= 1 && draft.servers.len() > voters {
-        "an observer needs an ensemble of more than one voter"
-    } else if voters > 1 || !draft.standalone_enabled {
-        "ensembles are not built yet, and serving alone what was configured for an ensemble would split it"
-    } else if draft.servers.values().any(|(s, _)| s.secure.is_some()) {
-        "TLS is not built yet, so the secure client address cannot be served"
-    } else {
-        return Ok(());
-    };
-    Err(draft.refused(*line, &format!("server.{first}"), why))
+fn refuse_tls(draft: &Draft) -> Result<(), ConfigError> {
+    match draft.servers.iter().find(|(_, (s, _))| s.secure.is_some()) {
+        None => Ok(()),
+        Some((id, (_, line))) => {
+            let why = "TLS is not built yet, so the secure client address cannot be served";
+            Err(draft.refused(*line, &format!("server.{id}"), why))
+        }
+    }
 }
 
 /// Where clients connect: the command line's port, else `clientPort`, else what the server's own line carries.

@@ -101,6 +101,10 @@ fn sample(name: &str) -> &'static str {
         "fsync.warningthresholdms" => "20",
         "autopurge.snapRetainCount" => "5",
         "autopurge.purgeInterval" => "24",
+        "initLimit" | "syncLimit" | "connectToLearnerMasterLimit" => "7",
+        "quorumListenOnAllIPs" => "true",
+        "cnxTimeout" | "leader.maxTimeToWaitForEpoch" => "700",
+        "fastleader.minNotificationInterval" | "fastleader.maxNotificationInterval" => "300",
         other => panic!("{other}: give a sample"),
     }
 }
@@ -108,14 +112,17 @@ fn sample(name: &str) -> &'static str {
 #[test]
 fn every_honoured_key_makes_a_difference_and_refuses_nonsense() {
     // What only shows beside another key, or is a rule about members, has tests of its own below.
-    let elsewhere = ["standaloneEnabled", "server.*", "dynamicConfigFile"];
-    let base = "autopurge.purgeInterval=1\n";
+    let elsewhere = ["standaloneEnabled", "server.*", "dynamicConfigFile", "group.*", "weight.*", "peerType"];
+    let base = "autopurge.purgeInterval=1\ninitLimit=5\nsyncLimit=5\nserver.1=a:1:2\nserver.2=b:1:2\n";
     for key in KEYS {
         let Rule::Honoured(_) = key.rule else { continue };
         if elsewhere.contains(&key.name) {
             continue;
         }
         let case = Case::new();
+        std::fs::write(case.dir.path().join("myid"), "1\n").unwrap();
+        // Another data directory has no myid.
+        let base = if key.name == "dataDir" { "autopurge.purgeInterval=1\n" } else { base };
         let shown = |l: &Loaded| format!("{:?} {:?}", l.config, l.profile);
         let plain = shown(&case.good(base));
         let changed = case.good(&format!("{base}{}={}\n", key.name, sample(key.name)));
@@ -228,16 +235,34 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
-fn one_voter_is_a_standalone_server_and_more_are_refused() {
+fn one_voter_serves_alone_and_more_are_an_ensemble() {
     let case = Case::new();
-    assert_eq!(case.good("server.1=zoo1:2888:3888\ninitLimit=5\n").config.client_port(), 2181);
-    let two = "server.1=a:1:2\nserver.2=b:1:2\n";
-    assert!(case.error(two).starts_with("zoo.cfg:3: server.1: refused: ensembles are not built yet"));
-    let alone = "standaloneEnabled=false\nserver.1=a:1:2\n";
-    assert!(case.error(alone).starts_with("zoo.cfg:4: server.1: refused: ensembles"));
+    let alone = case.good("server.1=zoo1:2888:3888\ninitLimit=5\n").config;
+    assert_eq!((alone.client_port(), alone.ensemble.is_none()), (2181, true));
+    let limits = "initLimit=5\nsyncLimit=2\n";
+    let two = format!("{limits}server.1=a:1:2\nserver.2=b:1:2\n");
     assert!(
-        case.error("server.1=a:1:2\nserver.2=b:1:2:observer\n").contains("an observer needs an ensemble")
+        case.error(&two)
+            .contains("myid: this file is missing; write the number of this server into it, one of 1, 2")
     );
+    let id = |text: &str| std::fs::write(case.dir.path().join("myid"), text).unwrap();
+    id("3\n");
+    assert!(case.error(&two).contains("it says 3, but there is no server.3"));
+    id("one\n");
+    assert!(case.error(&two).contains("\"one\" is not allowed"));
+    id("2\n");
+    let e = case.good(&format!("{two}cnxTimeout=100\n")).config.ensemble.unwrap();
+    assert_eq!((e.me.0, e.init_limit, e.sync_limit, e.cnx_timeout_ms), (2, 5, 2, 100));
+    assert_eq!((e.members.voters().len(), e.connect_to_learner_master_limit), (2, 5));
+    assert!(case.error("server.1=a:1:2\nserver.2=b:1:2\n").contains("initLimit is not set"));
+    let single = format!("standaloneEnabled=false\n{limits}server.2=a:1:2\n");
+    assert_eq!(case.good(&single).config.ensemble.unwrap().members.voters().len(), 1);
+    let observer = format!("{limits}server.1=a:1:2\nserver.2=b:1:2:observer\n");
+    assert!(case.error(&observer).contains("observers need an ensemble of more than one participant"));
+    let grouped = format!("{limits}server.1=a:1:2\nserver.2=b:1:2\nserver.3=c:1:2\n");
+    let l = case.good(&format!("{grouped}group.1=1:2\ngroup.2=3\nweight.3=0\n"));
+    assert!(l.config.ensemble.unwrap().members.is_hierarchical());
+    assert!(!case.error(&format!("{grouped}group.1=1:2\n")).is_empty(), "a voter in no group");
     assert!(case.error("server.1=a:1\n").contains("allowed is host:quorumPort:electionPort"));
     assert!(case.error("server.1=a:1:2;;3\n").contains("allowed is host:quorumPort:electionPort"));
     assert!(case.error("server.1=a:1:2;2181;2281\n").contains("TLS"));
