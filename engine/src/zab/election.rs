@@ -19,6 +19,12 @@ use std::sync::Arc;
 /// tells it of its own accord that there is something new.
 const ASK_MS_MAX: u64 = 1_000;
 
+/// Who need not be answered is told the same thing only this often, in ms. Two Apache servers of which one observes can
+/// answer each other for ever; so could two members that do not know the same configuration.
+const REPEAT_MS: u64 = 100;
+/// For how many servers it is remembered what they were told.
+const TOLD_MAX: usize = 64;
+
 /// How patient an election is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Knobs {
@@ -119,8 +125,8 @@ struct Hunt {
     look_again: bool,
 }
 
-/// What this server answers when it does not look for a leader.
-#[derive(Clone, Copy, Debug)]
+/// What this server says: besides its configuration, all that is in a notification.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stand {
     state: PeerState,
     vote: Vote,
@@ -147,6 +153,8 @@ pub struct Election {
     supporters: BTreeSet<ServerId>,
     heard_looking: bool,
     newer: Option<Members>,
+    /// What those were told that need not be answered, and when.
+    told: BTreeMap<ServerId, (MonoMs, Stand)>,
 }
 
 impl Election {
@@ -167,6 +175,7 @@ impl Election {
             supporters: BTreeSet::new(),
             heard_looking: false,
             newer: None,
+            told: BTreeMap::new(),
         }
     }
 
@@ -208,9 +217,8 @@ impl Election {
         self.note_config(n);
         let looks = n.state == PeerState::Looking;
         if !self.votes(from) {
-            // Only who looks for a leader gets an answer: two that are strangers to each other would go on for ever.
             if looks {
-                self.answer(from, links);
+                self.remind(from, now, links);
             }
             return None;
         }
@@ -222,7 +230,10 @@ impl Election {
             return None;
         }
         if looks && n.round < self.round {
-            self.answer(from, links);
+            // Nobody follows the round of a server that has no vote.
+            if self.votes(self.me) {
+                self.answer(from, links);
+            }
             return None;
         }
         if !self.votes(n.leader) {
@@ -407,13 +418,30 @@ impl Election {
         }
     }
 
-    /// What this server has to say; nothing before its first election.
+    /// Answers, unless that server was told the same thing just now.
+    fn remind(&mut self, to: ServerId, now: MonoMs, links: &mut dyn Links) {
+        let Some(says) = self.says() else { return };
+        let just_now = |(at, what): &(MonoMs, Stand)| *what == says && now.since(*at) < REPEAT_MS;
+        if self.told.get(&to).is_some_and(just_now) {
+            return;
+        }
+        if self.told.len() >= TOLD_MAX {
+            self.told.clear();
+        }
+        self.told.insert(to, (now, says));
+        self.answer(to, links);
+    }
+
+    /// Nothing before the first election.
+    fn says(&self) -> Option<Stand> {
+        match &self.hunt {
+            Some(hunt) => Some(Stand { state: PeerState::Looking, vote: hunt.proposal, round: self.round }),
+            None => self.stand,
+        }
+    }
+
     fn message(&self) -> Vec<u8> {
-        let (state, vote, round) = match (&self.hunt, &self.stand) {
-            (Some(hunt), _) => (PeerState::Looking, hunt.proposal, self.round),
-            (None, Some(stand)) => (stand.state, stand.vote, stand.round),
-            (None, None) => return vec![],
-        };
+        let Some(Stand { state, vote, round }) = self.says() else { return vec![] };
         let n = Notification {
             state,
             leader: vote.leader,
@@ -446,6 +474,9 @@ impl Election {
             self.enter(n.round, heard.vote, now, links);
         } else if later {
             self.enter(n.round, best, now, links);
+        } else if self.better(&best, &heard.vote) {
+            // It may have begun after we told everybody: it need not wait until we repeat it.
+            self.remind(from, now, links);
         }
         self.hunt.as_mut()?.votes.insert(from, heard);
         self.judge(now)
