@@ -81,7 +81,7 @@ class Member:
             keys[f"server.{m.id}"] = m.line()
         server = KINDS[self.kind](None, self.directory, self.port)
         server.host, server.popen, server.logger = self.host, self.ensemble.place.popen(self.id), "slf4j-simple"
-        server.config = keys
+        server.config = {k: v for k, v in keys.items() if v is not None}
         server.file_config = lambda: {k: v for k, v in keys.items() if k not in server.jvm_only}
         return server
 
@@ -90,7 +90,7 @@ class Member:
         assert not self.alive(), f"{self} runs already"
         os.makedirs(self.directory, exist_ok=True)
         self.server = self.make_server()
-        if self.write_config:
+        if self.write_config or not os.path.exists(self.server.config_path):
             self.server.write_config()
         with open(self.server.log_path, "a", encoding="utf-8") as f:
             f.write(f"---- {NAMES[self.kind]} {self.id} starts\n")

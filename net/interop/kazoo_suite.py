@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Runs kazoo's own client and recipe tests against Apache ZooKeeper and Serval, one standalone server each.
+"""Runs kazoo's own client and recipe tests against Apache ZooKeeper and Serval: one standalone server, or three.
 
-    kazoo_suite.py [--server apache|serval|both] [-k EXPRESSION]
+    kazoo_suite.py [--server apache|serval|both] [--three] [-k EXPRESSION]
 
 Here: starting pytest once per server kind (both at once) and laying the results side by side.
 Not here: how kazoo's harness is satisfied (`kazoo_plugin.py`).
@@ -32,11 +32,13 @@ def tests_directory():
     return directory
 
 
-def start(kind, directory, expression, work):
+def start(kind, directory, expression, work, three):
     outcomes = os.path.join(work, kind + ".jsonl")
     open(outcomes, "w").close()
     environment = {**os.environ, "INTEROP_SERVER": kind, "INTEROP_OUTCOMES": outcomes,
                    "PYTHONPATH": HERE + os.pathsep + os.environ.get("PYTHONPATH", ""), "PYTHONDONTWRITEBYTECODE": "1"}
+    if three:
+        environment["INTEROP_THREE"] = "1"
     environment.pop("CI", None)
     environment.pop("ZOOKEEPER_VERSION", None)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "kazoo_plugin", "-p", "no:cacheprovider",
@@ -84,13 +86,14 @@ def show_left_out(tests):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--server", choices=["apache", "serval", "both"], default="both")
+    parser.add_argument("--three", action="store_true", help="an ensemble of three, as kazoo's own cluster is")
     parser.add_argument("-k", dest="expression", default="")
     args = parser.parse_args()
     kinds = ["apache", "serval"] if args.server == "both" else [args.server]
     directory = tests_directory()
     deadline = time.monotonic() + LIMIT_S
     with tempfile.TemporaryDirectory(prefix="interop-kazoo-") as work:
-        running = [start(kind, directory, args.expression, work) for kind in kinds]
+        running = [start(kind, directory, args.expression, work, args.three) for kind in kinds]
         found = {kind: results(*r, deadline) for kind, r in zip(kinds, running)}
     show_left_out(found[kinds[0]])
     for name in sorted(set().union(*found.values())):

@@ -24,6 +24,7 @@ SUPER_DIGEST = "super:D/InIHSb7yEEbrWz8b9l71RjZJU="  # super:test
 
 # Keys that Apache reads only as JVM properties (fact sheet section 6); Serval takes them from zoo.cfg.
 JVM_ONLY = {
+    "readonlymode.enabled": "readonlymode.enabled",
     "jute.maxbuffer": "jute.maxbuffer",
     "znode.container.checkIntervalMs": "znode.container.checkIntervalMs",
     "znode.container.maxNeverUsedIntervalMs": "znode.container.maxNeverUsedIntervalMs",
