@@ -2,6 +2,7 @@
 //!
 //! - [`config`]: zoo.cfg, profile and flags into one typed value; [`cli`]: the binary; [`embed`]: servers inside a
 //!   process, for tests;
+//! - [`migrate`]: import from ZooKeeper's files and export into them;
 //! - [`peers`]: the sockets between members of an ensemble;
 //! - [`server`]: the threads' loops, recovery, snapshots, shutdown; [`words`]: what four-letter words print;
 //! - [`reactor`]: sockets of one thread; [`ring`]: how threads hand things over and sleep; [`clock`], [`system`]: the
@@ -14,6 +15,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod embed;
+pub mod migrate;
 pub mod peers;
 pub mod reactor;
 pub mod ring;

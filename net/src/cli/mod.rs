@@ -1,11 +1,13 @@
 //! The command line of `serval`: what can be said, and which module does it.
 //!
 //! Lives here: arguments, exit codes, dispatch. `serve` runs a server, `status` asks running ones, `walk` looks into a
-//! data directory, `process` sets up what belongs to the whole process (log, limits, signals, panics).
+//! data directory, `moving` imports and exports ZooKeeper's, `process` sets up what belongs to the whole process (log,
+//! limits, signals, panics).
 //! Not here: the server itself (`server`), configuration (`config`).
 //! Invariants: process-global state is touched only below this module, so that servers can be embedded; what was asked
 //! for goes to standard output, everything else to standard error; the exit codes are those of `EXIT_CODES`.
 
+mod moving;
 mod process;
 mod serve;
 mod status;
@@ -35,7 +37,7 @@ Exit codes:
   1    `status`: at least one server does not serve; `wal verify`: damage was found
   2    wrong command line
   3    the configuration was refused; nothing was started
-  4    could not start: address in use, data directory unusable, data damaged
+  4    could not start: address in use, data directory unusable, data damaged; `import`, `export`: refused or failed
   5    had to stop: the log could not be written or synced, or a thread failed
   134  a bug: some thread panicked, and the process aborted at once (SIGABRT)";
 
@@ -56,6 +58,12 @@ enum Command {
     Serve(ServeArgs),
     /// Ask servers how they are, with the four-letter word srvr; exit code 0 when all serve, 1 otherwise
     Status(StatusArgs),
+    /// Take over the data of a ZooKeeper server: snapshots, logs and epochs of its dataDir
+    #[command(after_help = moving::IMPORT_HELP)]
+    Import(ImportArgs),
+    /// Write a data directory that ZooKeeper starts from; the server must not be running
+    #[command(after_help = moving::EXPORT_HELP)]
+    Export(ExportArgs),
     /// Look into a data directory without changing it
     #[command(subcommand, arg_required_else_help = true)]
     Wal(WalCommand),
@@ -97,6 +105,38 @@ enum LogLevel {
 enum LogFormat {
     Text,
     Json,
+}
+
+/// What `import` takes.
+#[derive(Args, Debug)]
+struct ImportArgs {
+    /// ZooKeeper's dataDir; it is only read
+    dir: PathBuf,
+    /// ZooKeeper's dataLogDir, when it is another
+    #[arg(long, value_name = "DIR")]
+    log_dir: Option<PathBuf>,
+    /// Our data directory, which must hold no data of ours; may be DIR itself [default: dataDir of --config, or serval-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The zoo.cfg that the server will run with: says where its data goes
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Import even if the tree is not the one that ZooKeeper's digests tell of
+    #[arg(long)]
+    ignore_digests: bool,
+}
+
+/// What `export` takes.
+#[derive(Args, Debug)]
+struct ExportArgs {
+    /// The dataDir to be: gets a version-2, which must not hold anything yet
+    dir: PathBuf,
+    /// Our data directory [default: dataDir of --config, or serval-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The zoo.cfg that the server runs with: says where its data is
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 /// What `status` takes.
@@ -145,6 +185,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         }
         Some(Command::Serve(args)) => serve::serve(&args),
         Some(Command::Status(args)) => status::status(&args.servers, args.timeout),
+        Some(Command::Import(args)) => moving::import(&args),
+        Some(Command::Export(args)) => moving::export(&args),
         Some(Command::Wal(WalCommand::Dump { dir })) => walk::dump(&dir),
         Some(Command::Wal(WalCommand::Verify { dir })) => walk::verify(&dir),
     }

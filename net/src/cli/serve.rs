@@ -6,6 +6,7 @@
 
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_START, ServeArgs, process, say};
 use crate::config::{self, Config, Loaded, Sources};
+use crate::migrate;
 use crate::server::Server;
 use crate::words::VERSION;
 use std::net::SocketAddr;
@@ -27,6 +28,12 @@ pub fn serve(args: &ServeArgs) -> u8 {
     };
     tracing::info!("serval {VERSION}");
     warnings.iter().for_each(|w| tracing::warn!("{w}"));
+    let forbidden = std::env::var_os(migrate::FORBID).is_some_and(|v| !v.is_empty());
+    match migrate::before_serving(&config, forbidden) {
+        Ok(None) => {}
+        Ok(Some(imported)) => tracing::info!("{}", imported.line()),
+        Err(e) => return refuse(&*e, EXIT_START),
+    }
     if let Err(e) = config.prepare_dirs() {
         return refuse(&e, EXIT_START);
     }
@@ -53,7 +60,9 @@ pub fn serve(args: &ServeArgs) -> u8 {
 
 /// The error as one line of the log, which is on standard error.
 fn refuse(e: &dyn std::error::Error, code: u8) -> u8 {
-    tracing::error!("not started: {e}");
+    let causes = std::iter::successors(Some(e), |e| e.source());
+    let all: Vec<_> = causes.map(ToString::to_string).collect();
+    tracing::error!("not started: {}", all.join(": "));
     code
 }
 

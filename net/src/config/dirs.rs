@@ -1,11 +1,14 @@
 //! Rules for the data directories, before anything is opened in them.
 //!
 //! Not here: the log and snapshot files themselves, and the lock against a second process (`wal`).
-//! Invariant: nothing is written over; a directory that holds ZooKeeper's data is refused, never ignored.
+//! Invariant: nothing is written over; a directory that holds ZooKeeper's data is refused, never ignored, unless it was
+//! imported (`migrate`).
 
 use super::{Config, ConfigError};
 use std::io;
 use std::path::{Path, PathBuf};
+use wal::disk::RealDisk;
+use wal::{DataDir, Import};
 
 /// ZooKeeper's directory below `dataDir` and `dataLogDir`.
 const ZOOKEEPER_DIR: &str = "version-2";
@@ -17,10 +20,10 @@ pub enum DirError {
     /// It is missing and `datadir.autocreate=false`.
     #[error("{}: the data directory does not exist, and datadir.autocreate=false; create it, or correct dataDir", .0.display())]
     Missing(PathBuf),
-    /// ZooKeeper's own files are there.
+    /// ZooKeeper's own files are there, and nothing was imported from them.
     #[error(
-        "{}: holds {what} of a ZooKeeper server, which Serval cannot import yet; it was left untouched. \
-         Give Serval an empty data directory",
+        "{}: holds {what} of a ZooKeeper server; it was left untouched. Import it with `serval import`, or give Serval \
+         another data directory",
         .path.display()
     )]
     Foreign { path: PathBuf, what: String },
@@ -37,7 +40,7 @@ pub enum DirError {
 }
 
 impl Config {
-    /// Makes missing data directories, and refuses those that hold ZooKeeper's files.
+    /// Makes missing data directories, and refuses those that hold ZooKeeper's files if they were not imported.
     ///
     /// # Errors
     /// See [`DirError`].
@@ -82,6 +85,10 @@ impl Config {
 
 fn refuse_foreign(dir: &Path) -> Result<(), DirError> {
     let path = dir.join(ZOOKEEPER_DIR);
+    // What is damaged here, or cut short, is told by whoever opens the directory.
+    if DataDir::import_state(&RealDisk::buffered(), dir).is_ok_and(|s| s != Import::Never) {
+        return Ok(());
+    }
     let mut entries = match std::fs::read_dir(&path) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

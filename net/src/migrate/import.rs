@@ -1,0 +1,192 @@
+//! From ZooKeeper's files to a data directory of ours.
+//!
+//! Not here: reading the files (`state`), the formats on our side (`wal`, `engine::snapshot`).
+//! Invariant: the directory can be opened by a server only when snapshot and epochs are durable in it.
+
+use super::source::Source;
+use super::{EPOCHS, Epochs, Figures, state, table};
+use anyhow::{Context, Result, bail};
+use engine::ids::SessionId;
+use engine::snapshot::Encoder;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+use wal::disk::{Disk, RealDisk};
+use wal::snapshot::SnapshotWriter;
+use wal::{DataDir, Position, SmallFile};
+
+const NODES_PER_SLICE: usize = 4096;
+const WRITE_BYTES: usize = 1 << 20;
+/// What an orphaned ephemeral's session gets, ms: it is taken up again so that it can expire in good order.
+const ORPHAN_TIMEOUT_MS: i32 = 4_000;
+
+/// Where an import goes.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub data_dir: PathBuf,
+    /// The same as `data_dir` unless the log is kept apart.
+    pub log_dir: PathBuf,
+}
+
+/// What was imported. Displays as a table.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    pub from: PathBuf,
+    pub to: PathBuf,
+    pub figures: Figures,
+    pub epochs: Epochs,
+    pub snapshot: String,
+    pub logs: Vec<String>,
+    pub txns: u64,
+    /// Whether a digest of ZooKeeper's was compared, and up to where it was equal.
+    pub digest_at: Option<engine::ids::Zxid>,
+    pub notes: Vec<String>,
+    pub took_ms: u64,
+}
+
+impl Imported {
+    /// The essence in one line, for the log.
+    pub fn line(&self) -> String {
+        let Figures { zxid, digest, znodes, sessions, .. } = self.figures;
+        let notes: Vec<String> = self.notes.iter().map(|n| format!("; {n}")).collect();
+        format!(
+            "imported {} of ZooKeeper: {znodes} znodes and {sessions} sessions up to zxid {zxid} (digest {digest:x}) from {} \
+             and {} transactions in {} ms; the originals are as they were{}",
+            self.from.display(),
+            self.snapshot,
+            self.txns,
+            self.took_ms,
+            notes.concat()
+        )
+    }
+}
+
+impl fmt::Display for Imported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "imported {} into {} in {} ms", self.from.display(), self.to.display(), self.took_ms)?;
+        table(f, &[("snapshot", self.snapshot.clone())])?;
+        let logs = match &self.logs[..] {
+            [] => "none needed".to_owned(),
+            all => format!("{}: {} transactions", all.join(", "), self.txns),
+        };
+        table(f, &[("logs", logs)])?;
+        table(f, &self.figures.rows())?;
+        let compared = match self.digest_at {
+            Some(zxid) => format!("equal to ZooKeeper's up to {zxid}"),
+            None => "ZooKeeper wrote none to compare with".to_owned(),
+        };
+        table(f, &[("", compared)])?;
+        let Epochs { accepted, current } = self.epochs;
+        table(f, &[("epochs", format!("accepted {accepted}, current {current}"))])?;
+        self.notes.iter().try_for_each(|n| table(f, &[("note", n.clone())]))
+    }
+}
+
+/// Imports. `ignore_digests`: a tree that differs from what ZooKeeper's digests say is taken with a note.
+///
+/// # Errors
+/// The source is damaged or incomplete, or a server writes to it; the target holds data, or cannot be written. The
+/// source is as it was, and no server opens the target before an import into it has succeeded.
+pub fn import(source: &Source, target: &Target, ignore_digests: bool) -> Result<Imported> {
+    let began = Instant::now();
+    let before = source.fingerprint()?;
+    let mut state = state::recover(source, ignore_digests)?;
+    let epochs = source.epochs(state.db.last())?;
+    if source.fingerprint()? != before {
+        bail!("{} changed while it was read: a server is running on it; stop it first", source.dir.display());
+    }
+    let sessions = sessions(&mut state);
+    let figures = Figures { sessions: sessions.len(), ..Figures::of(&state.db) };
+    let note = format!(
+        "zxid {}\nnewest {}\nfrom {}\n",
+        state.db.last(),
+        source.newest_name()?,
+        source.dir.display()
+    );
+    write(&state, &sessions, epochs, target, &note)
+        .with_context(|| format!("cannot import into {}", target.data_dir.display()))?;
+    let snapshot = match state.complete_at {
+        at if at > state.start => {
+            format!("{} (written while transactions up to {at} were applied)", state.snapshot)
+        }
+        _ => state.snapshot,
+    };
+    Ok(Imported {
+        from: source.dir.clone(),
+        to: target.data_dir.clone(),
+        figures,
+        epochs,
+        snapshot,
+        logs: state.logs,
+        txns: state.txns,
+        digest_at: state.digest_at,
+        notes: state.notes,
+        took_ms: began.elapsed().as_millis() as u64,
+    })
+}
+
+/// The sessions, and those of ephemerals that nobody owns: nothing else would ever delete these.
+fn sessions(state: &mut state::State) -> Vec<(SessionId, i32)> {
+    let mut all: BTreeMap<SessionId, i32> = state.db.sessions().iter().map(|(s, t)| (*s, *t)).collect();
+    let orphans: Vec<SessionId> =
+        state.db.ephemeral_owners().map(|(s, _)| s).filter(|s| !all.contains_key(s)).collect();
+    if !orphans.is_empty() {
+        state.notes.push(format!(
+            "{} sessions are gone but have left ephemeral nodes: they are taken up again, and expire",
+            orphans.len()
+        ));
+    }
+    all.extend(orphans.into_iter().map(|s| (s, ORPHAN_TIMEOUT_MS)));
+    all.into_iter().collect()
+}
+
+fn write(
+    state: &state::State,
+    sessions: &[(SessionId, i32)],
+    epochs: Epochs,
+    target: &Target,
+    note: &str,
+) -> Result<()> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::buffered());
+    let data = DataDir::begin_import(disk.clone(), &target.data_dir)?;
+    let log = match target.log_dir == target.data_dir {
+        true => None,
+        false => Some(DataDir::begin_import(disk, &target.log_dir)?),
+    };
+    let text = format!("{} {}\n", epochs.accepted, epochs.current);
+    SmallFile::new(&data, EPOCHS).replace(text.as_bytes())?;
+    write_snapshot(state, sessions, &data)?;
+    if let Some(log) = log {
+        log.complete_import(note)?;
+    }
+    data.complete_import(note)?;
+    Ok(())
+}
+
+fn write_snapshot(state: &state::State, sessions: &[(SessionId, i32)], data: &Arc<DataDir>) -> Result<()> {
+    let zxid = state.db.last();
+    let mut walker = state.tree.walker(zxid).context("the tree has no reader left")?;
+    // The first record of an empty log is the one behind it.
+    let mut writer = SnapshotWriter::create(data, Position(0), zxid.0)?;
+    let mut encoder = Encoder::default();
+    let mut out = Vec::with_capacity(2 * WRITE_BYTES);
+    encoder.head(zxid, Some(state.db.tree.digest()), sessions.iter().copied(), &mut out);
+    loop {
+        let more = walker.slice(NODES_PER_SLICE, |path, node| {
+            encoder.node(path, node.data(), node.acl(), &node.stat_persisted(), &mut out);
+        });
+        if !more {
+            encoder.end(&mut out);
+        }
+        if out.len() >= WRITE_BYTES || !more {
+            writer.write(&out)?;
+            out.clear();
+        }
+        if !more {
+            writer.finish(zxid.0)?;
+            return Ok(());
+        }
+    }
+}

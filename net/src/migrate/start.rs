@@ -1,0 +1,92 @@
+//! What `serve` does about ZooKeeper's files in its data directory.
+//!
+//! Not here: the import itself (`import`), the rule that nothing is served beside files that were not imported (`wal`).
+//! Invariant: with ZooKeeper's files in the directory, a server starts only on what was imported from them, and not
+//! when they were written to since.
+
+use super::{Imported, Source, Target, VERSION_2, import};
+use crate::config::Config;
+use anyhow::{Context, Result, bail};
+use engine::ids::Zxid;
+use std::path::Path;
+use wal::disk::RealDisk;
+use wal::{DataDir, Import};
+
+/// When this environment variable is set and not empty, `serve` does not import by itself.
+pub const FORBID: &str = "SERVAL_NO_IMPORT";
+
+/// Imports what ZooKeeper left in the server's data directory, if that has not been done yet. `forbidden`: refuses
+/// instead, with the command to run.
+///
+/// # Errors
+/// As [`import()`]; an import is needed and forbidden; the files were written to after they were imported.
+pub fn before_serving(config: &Config, forbidden: bool) -> Result<Option<Imported>> {
+    let (dir, log_dir) = (&config.data_dir, &config.data_log_dir);
+    let in_data = holds_files(dir)?;
+    let in_logs = log_dir != dir && holds_files(log_dir)?;
+    if !in_data && !in_logs {
+        return Ok(None);
+    }
+    let state = DataDir::import_state(&RealDisk::buffered(), dir)?;
+    if !in_data {
+        match state {
+            // The snapshots were moved away after the import.
+            Import::Complete(_) => return Ok(None),
+            _ => bail!(
+                "{} holds logs of ZooKeeper's, but {} holds none of its snapshots: correct dataDir and dataLogDir",
+                log_dir.display(),
+                dir.display()
+            ),
+        }
+    }
+    let what = || format!("the data directory holds ZooKeeper's files ({})", dir.join(VERSION_2).display());
+    let source = Source::find(dir, in_logs.then_some(log_dir.as_path())).with_context(what)?;
+    if let Import::Complete(note) = state {
+        refuse_newer(&source, &note)?;
+        return Ok(None);
+    }
+    if forbidden {
+        bail!(
+            "{} holds a ZooKeeper server's data, and {FORBID} forbids to import it at a start; to import it run: {}",
+            dir.display(),
+            command(config)
+        );
+    }
+    let target = Target { data_dir: dir.clone(), log_dir: log_dir.clone() };
+    import(&source, &target, false).map(Some).with_context(what)
+}
+
+/// The same import by hand.
+fn command(config: &Config) -> String {
+    let dir = config.data_dir.display();
+    match &config.origin {
+        Some(file) => format!("serval import {dir} --config {}", file.display()),
+        None => format!("serval import {dir} --data-dir {dir}"),
+    }
+}
+
+/// Somebody ran ZooKeeper on the directory after the import: which of the two states counts is not ours to say.
+fn refuse_newer(source: &Source, note: &str) -> Result<()> {
+    let known = note.lines().find_map(|l| l.strip_prefix("newest 0x"));
+    let known = known.and_then(|z| u64::from_str_radix(z, 16).ok()).map(Zxid);
+    let newest = source.newest_name()?;
+    match known {
+        Some(known) if newest > known => bail!(
+            "{} was imported before, and ZooKeeper has written there since (a file begins at {newest}): to go on with \
+             Serval's state move {VERSION_2} away; to import anew move Serval's files away (serval-*, import, epochs, \
+             snap.*, and log.* of 16 digits)",
+            source.dir.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// An empty `version-2` is what a package's installer leaves.
+fn holds_files(dir: &Path) -> Result<bool> {
+    let path = dir.join(VERSION_2);
+    match std::fs::read_dir(&path) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e).with_context(|| format!("cannot look into {}", path.display())),
+    }
+}
