@@ -43,6 +43,8 @@ enum Command {
     Fill(FillArgs),
     /// Constant load while servers are killed and started again: how long until the next acknowledged write.
     Timeline(Box<TimelineArgs>),
+    /// Start servers on this machine and keep them until the standard input ends; prints where they are.
+    Servers(ServersArgs),
     /// The child process of the demo.
     #[command(hide = true)]
     EmbeddedServer(EmbeddedServerArgs),
@@ -60,7 +62,10 @@ impl Command {
             Command::Idle(args) => Some(&mut args.target),
             Command::Fill(args) => Some(&mut args.target),
             Command::Timeline(args) => Some(&mut args.target),
-            Command::Demo(_) | Command::EmbeddedServer(_) | Command::ExecWithParent(_) => None,
+            Command::Servers(_)
+            | Command::Demo(_)
+            | Command::EmbeddedServer(_)
+            | Command::ExecWithParent(_) => None,
         }
     }
 
@@ -411,6 +416,13 @@ pub struct TimelineArgs {
     pub quiet: bool,
 }
 
+/// `loadgen servers`.
+#[derive(Args, Clone, Debug)]
+pub struct ServersArgs {
+    #[command(flatten)]
+    pub local: LocalArgs,
+}
+
 /// `loadgen exec-with-parent`.
 #[derive(Args, Clone, Debug)]
 pub struct ExecWithParentArgs {
@@ -485,6 +497,7 @@ fn perform(mut command: Command) -> anyhow::Result<bool> {
     }
     let done = match command {
         Command::Demo(args) => demo::command(&args),
+        Command::Servers(args) => ensemble::keep(&args.local),
         Command::EmbeddedServer(args) => demo::embedded_server(&args),
         Command::ExecWithParent(args) => ensemble::exec_with_parent(args.parent, &args.command),
         Command::Run(args) => run::command(&args),

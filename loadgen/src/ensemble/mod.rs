@@ -18,6 +18,7 @@ use crate::{run, system};
 use anyhow::{Context, bail};
 use layout::Common;
 use member::LOOK_EVERY;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -167,6 +168,30 @@ impl Ensemble {
         self.members.iter_mut().for_each(Member::terminate);
         self.members.iter_mut().for_each(|m| m.end(END_WAIT));
     }
+}
+
+/// `loadgen servers`: starts an ensemble, says where it is, and ends it when the standard input ends.
+///
+/// # Errors
+/// As [`Ensemble::start`]; also when no number of servers is given.
+pub fn keep(args: &LocalArgs) -> anyhow::Result<bool> {
+    let Some(ensemble) = Ensemble::start(args)? else { bail!("how many? Give --ensemble N") };
+    let mut out = std::io::stdout();
+    let pids: Vec<String> =
+        ensemble.members.iter().filter_map(|m| m.pid()).map(|pid| pid.to_string()).collect();
+    writeln!(
+        out,
+        "servers {}\npids {}\nhosts {}",
+        ensemble.describe(),
+        pids.join(","),
+        ensemble.hosts().join(",")
+    )?;
+    out.flush()?;
+    // Whatever comes is ignored; an error is an end, too.
+    let mut ignored = [0; 64];
+    while std::io::stdin().read(&mut ignored).is_ok_and(|n| n > 0) {}
+    ensemble.stop();
+    Ok(true)
 }
 
 /// Whether these are the roles of an ensemble that serves.

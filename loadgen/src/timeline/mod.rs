@@ -36,6 +36,9 @@ use std::time::Duration;
 const WRITES_MAX: f64 = 20e6;
 /// Samples of one run, at most: an hour.
 const LENGTH_MAX: Duration = Duration::from_secs(3600);
+/// How often the nodes of a run are tried to be made, and the pause between.
+const CREATE_ATTEMPTS: usize = 4;
+const CREATE_PAUSE: Duration = Duration::from_millis(250);
 /// Between the making of the nodes and the first request.
 const LEAD_NS: u64 = 50_000_000;
 
@@ -68,13 +71,16 @@ pub fn command(args: &TimelineArgs, mut servers: Option<&mut Ensemble>) -> anyho
         let what = format!("run {} of {}", n + 1, args.repeat);
         let base = format!("/loadgen-timeline-{seed}-{n}");
         let nodes = Nodes::create(&opening, base, args.connections)?;
-        let run = run_once(args, &schedule, servers.as_deref_mut(), &opening, &nodes, &stop, &what)?;
+        let mut run = run_once(args, &schedule, servers.as_deref_mut(), &opening, &nodes, &stop, &what)?;
+        // What was measured is shown whatever comes behind it.
+        let after = match servers.as_deref_mut() {
+            // Its nodes go with the servers.
+            Some(servers) => restore(servers).context("bringing the servers back"),
+            None => nodes.delete(&opening),
+        };
+        run.undone.extend(after.as_ref().err().map(|e| format!("{e:#}")));
         runs.push(run);
-        if let Some(servers) = servers.as_deref_mut() {
-            restore(servers)?;
-        }
-        nodes.delete(&opening)?;
-        if stop.load(Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) || after.is_err() {
             break;
         }
     }
@@ -123,17 +129,32 @@ struct Nodes {
 
 impl Nodes {
     fn create(opening: &Opening, base: String, n: u32) -> anyhow::Result<Nodes> {
-        let mut control = Control::open(opening, 0)?;
-        let paths: Vec<String> = (0..n).map(|i| format!("{base}/c{i}")).collect();
-        for path in std::iter::once(&base).chain(&paths) {
+        let paths = (0..n).map(|i| format!("{base}/c{i}")).collect();
+        let nodes = Nodes { base, paths };
+        let mut made = nodes.create_on(opening, 0);
+        // Servers that were killed a moment ago may close connections once more.
+        for attempt in 1..CREATE_ATTEMPTS {
+            if made.is_ok() {
+                break;
+            }
+            std::thread::sleep(CREATE_PAUSE);
+            made = nodes.create_on(opening, attempt % opening.endpoints.len());
+        }
+        made.map(|()| nodes)
+    }
+
+    fn create_on(&self, opening: &Opening, server: usize) -> anyhow::Result<()> {
+        let mut control = Control::open(opening, server)?;
+        for path in std::iter::once(&self.base).chain(&self.paths) {
             match control.create(path, b"")? {
-                Code::OK => {}
+                // There already: made by an attempt whose answer was lost, as the name is nobody else's.
+                Code::OK | Code::NODEEXISTS => {}
                 code => bail!("cannot create {path}: {code}"),
             }
         }
         // A session that is never closed would only linger until it expires.
         let _ = control.close();
-        Ok(Nodes { base, paths })
+        Ok(())
     }
 
     fn delete(&self, opening: &Opening) -> anyhow::Result<()> {
@@ -238,5 +259,5 @@ fn restore(servers: &mut Ensemble) -> anyhow::Result<()> {
             servers.launch(index)?;
         }
     }
-    servers.wait_serving().context("after a run of the timeline")
+    servers.wait_serving()
 }
