@@ -55,8 +55,9 @@ pub enum Need {
     Say(String),
     /// The same: something that may want a look.
     Warn(String),
-    /// Stream a snapshot of the applied state to a learner ([`Server::stream_begins`], [`Server::stream_ended`]).
-    Stream { link: LinkId, to: ServerId },
+    /// Send a learner whose history ends at `last` what it lacks of the applied state, as DIFF or SNAP
+    /// ([`Server::stream_begins`], [`Server::stream_ended`]).
+    Stream { link: LinkId, to: ServerId, last: Zxid },
     /// Read the snapshot of that zxid from the link, make it durable, load it, then [`Server::install`].
     Install { link: LinkId, zxid: Zxid },
     /// Load the state again from disk, cut at that zxid, then [`Server::rebuild`].
@@ -176,7 +177,7 @@ impl Server {
                 self.forwarded.retain(|f| f.link != link);
                 self.forwarded_bytes = self.forwarded.iter().map(|f| f.body.len()).sum();
             }
-            Event::Stream { link, to } => self.needs.push_back(Need::Stream { link, to }),
+            Event::Stream { link, to, last } => self.needs.push_back(Need::Stream { link, to, last }),
             Event::Dropped { who, why } => {
                 self.needs.push_back(Need::Warn(format!("the link to {who} is closed: {why}")))
             }
@@ -297,10 +298,9 @@ impl Server {
         self.events(now, out);
     }
 
-    /// Leader: a stream of the applied state begins on that link. `None`: the learner is gone.
-    pub fn stream_begins(&mut self, link: LinkId, out: &mut dyn Ports) -> Option<Zxid> {
-        let zxid = self.db.last();
-        self.zab.stream_begins(link, zxid, out).then_some(zxid)
+    /// Leader: up to where a stream that begins now has to reach. `None`: the learner is gone.
+    pub fn stream_begins(&self, link: LinkId) -> Option<Zxid> {
+        self.zab.awaits_stream(link).then(|| self.db.last())
     }
     /// Leader: all of it is in the link's buffer.
     pub fn stream_ended(&mut self, link: LinkId, zxid: Zxid, now: Now, out: &mut dyn Ports) {

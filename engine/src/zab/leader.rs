@@ -78,6 +78,8 @@ struct Peer {
     sync_end: Place,
     /// The last zxid it has acknowledged.
     acked: Zxid,
+    /// Acknowledged before NEWLEADER was.
+    early: Zxid,
     /// SYNC is due when everything up to this is committed there.
     syncs: VecDeque<Zxid>,
     heard_at: MonoMs,
@@ -148,6 +150,7 @@ impl Leader {
             commit_at: 0,
             sync_end: 0,
             acked: Zxid::ZERO,
+            early: Zxid::ZERO,
             syncs: VecDeque::new(),
             heard_at: now,
             progress_at: now,
@@ -195,7 +198,7 @@ impl Leader {
         let done = match (step, p.kind) {
             (Step::Hello, Kind::FollowerInfo | Kind::ObserverInfo) => self.hello(base, link, p, ports),
             (Step::AckEpoch, Kind::AckEpoch) => self.ack_epoch(base, link, p),
-            (Step::NewLeader, Kind::Ack) => self.new_leader_ack(link, p.zxid, now),
+            (Step::NewLeader, Kind::Ack) => self.new_leader_ack(base, link, p.zxid, now),
             (Step::Taken | Step::Live, Kind::Ack) => self.ack(base, link, p.zxid, now),
             (Step::Hello | Step::AckEpoch, kind) => {
                 Err(Why::unexpected(kind, "before the handshake was done"))
@@ -290,13 +293,18 @@ impl Leader {
         Ok(())
     }
 
-    fn new_leader_ack(&mut self, link: LinkId, zxid: Zxid, now: MonoMs) -> Handled {
-        if zxid != Zxid::new(self.epoch, 0) {
-            return Err(Why::new(format!("it acknowledges {zxid} before NEWLEADER of epoch {}", self.epoch)));
-        }
-        if let Some(peer) = self.peers.get_mut(&link) {
+    fn new_leader_ack(&mut self, base: &Base, link: LinkId, zxid: Zxid, now: MonoMs) -> Handled {
+        let epoch = self.epoch;
+        let Some(peer) = self.peers.get_mut(&link) else { return Ok(()) };
+        if zxid == Zxid::new(epoch, 0) {
             peer.step = Step::Taken;
             peer.progress_at = now;
+            peer.acked = peer.early;
+        } else if zxid > base.window.before(peer.cursor) {
+            return Err(Why::new(format!("it acknowledges {zxid}, which it was not sent")));
+        } else {
+            // Apache's servers let it overtake (ZOOKEEPER-4685). It stands for nothing before the history is taken over.
+            peer.early = peer.early.max(zxid);
         }
         Ok(())
     }

@@ -35,8 +35,9 @@ pub enum Event {
     Heard { link: LinkId, sessions: Vec<(SessionId, i32)> },
     /// Leader: the learner is gone; sessions that it holds are on their own.
     LearnerGone(LinkId),
-    /// Leader: the driver streams a snapshot to it, between [`Member::stream_begins`] and [`Member::stream_ended`].
-    Stream { link: LinkId, to: ServerId },
+    /// Leader: the history of that learner ends at `last`, before the window. The driver sends what it lacks, as DIFF with
+    /// the log or as SNAP, and then calls [`Member::stream_ended`].
+    Stream { link: LinkId, to: ServerId, last: Zxid },
     /// For the log: a peer that was dropped.
     Dropped { who: String, why: String },
     /// Learner: the answer to [`Member::revalidate`].
@@ -404,12 +405,9 @@ impl Member {
     pub fn answer(&mut self, link: LinkId, session: SessionId, valid: bool, ports: &mut dyn Ports) {
         super::leader::put_revalidated(ports.out(link), session, valid);
     }
-    /// Leader: the driver begins to stream the state at `zxid`; `false`: the learner is gone.
-    pub fn stream_begins(&mut self, link: LinkId, zxid: Zxid, ports: &mut dyn Ports) -> bool {
-        match &mut self.phase {
-            Phase::Leader(l) => l.stream_begins(link, zxid, ports),
-            _ => false,
-        }
+    /// Leader: whether that learner still waits for a stream.
+    pub fn awaits_stream(&self, link: LinkId) -> bool {
+        matches!(&self.phase, Phase::Leader(l) if l.awaits_stream(link))
     }
     /// Leader: the stream is complete in the link's buffer.
     pub fn stream_ended(&mut self, link: LinkId, zxid: Zxid, now: MonoMs, ports: &mut dyn Ports) {

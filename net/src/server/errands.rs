@@ -8,6 +8,7 @@
 //! - what a thread brings for a role that has ended is dropped.
 
 use super::ports::Ports;
+use super::sending::{PIECE_BYTES, SIGNATURE, Sending};
 use super::snapshots;
 use super::storage::{self, Source};
 use crate::config::Config;
@@ -15,12 +16,11 @@ use crate::ring::Wake;
 use anyhow::{Context, Result, anyhow, bail};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use engine::foreign::Bounds;
-use engine::foreign::snapshot::{Encoder, Parser, Record};
+use engine::foreign::snapshot::{Parser, Record};
 use engine::ids::{LinkId, ServerId, SessionId, Zxid};
 use engine::pipeline::Database;
 use engine::server::{Need, PeerInput, Server};
 use engine::time::Now;
-use engine::tree;
 use engine::zab::{Links, Reach, Window};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,15 +30,10 @@ use wal::{DataDir, Position};
 
 /// Learners that are streamed to at the same time; others wait.
 const STREAMS_MAX: usize = 2;
-/// Bytes of a piece, and pieces between a thread and the core.
-const PIECE_BYTES: usize = 256 << 10;
+/// Pieces between a thread and the core.
 const PIECES: usize = 8;
 /// Unsent bytes of a link below which the next piece is appended.
 const LINK_BYTES: usize = 1 << 20;
-/// Nodes visited before the walker lets the writer's garbage go on.
-const NODES_PER_SLICE: usize = 2048;
-/// What ends a stream, as a ustring.
-const SIGNATURE: &[u8] = b"\0\0\0\x0aBenWasHere";
 
 /// A snapshot on its way to a learner.
 struct Streaming {
@@ -76,7 +71,8 @@ pub struct Errands {
     shards: usize,
     reach: Reach,
     wake: Arc<dyn Wake>,
-    queue: VecDeque<(LinkId, ServerId)>,
+    /// Learners that wait for a stream, with the last zxid of each.
+    queue: VecDeque<(LinkId, ServerId, Zxid)>,
     streams: Vec<Streaming>,
     loading: Option<Loading>,
     /// A state that waits until no shard reads the old one.
@@ -119,7 +115,7 @@ impl Errands {
                 Need::Say(text) => tracing::info!("{text}"),
                 Need::Warn(text) => tracing::warn!("{text}"),
                 Need::Fail(why) => bail!("{why}"),
-                Need::Stream { link, to } => self.queue.push_back((link, to)),
+                Need::Stream { link, to, last } => self.queue.push_back((link, to, last)),
                 Need::Install { link, zxid } => self.begin_install(link, zxid, server, ports, now),
                 Need::Rebuild { zxid } => self.begin_rebuild(zxid, server, ports, now),
             }
@@ -165,35 +161,44 @@ impl Errands {
 
     fn begin_streams(&mut self, server: &mut Server, ports: &mut Ports) {
         while self.streams.len() < STREAMS_MAX
-            && let Some((link, to)) = self.queue.pop_front()
+            && let Some((link, to, last)) = self.queue.pop_front()
         {
-            let tree = server.db().tree.handle();
-            let at = server.db().last();
-            let (Some(first), Some(second)) = (tree.walker(at), tree.walker(at)) else {
+            let Some(zxid) = server.stream_begins(link) else { continue };
+            let db = server.db();
+            let tree = db.tree.handle();
+            let (Some(first), Some(second)) = (tree.walker(zxid), tree.walker(zxid)) else {
                 tracing::warn!("no room for readers of the tree: server {to} must ask again");
                 ports.close(link);
                 continue;
             };
-            let Some(zxid) = server.stream_begins(link, ports) else { continue };
-            let sessions: Vec<(SessionId, i32)> =
-                server.db().sessions().iter().map(|(s, t)| (*s, *t)).collect();
             let (to_core, pieces) = bounded(PIECES);
-            let wake = self.wake.clone();
-            let spawned = std::thread::Builder::new()
-                .name("snap-out".into())
-                .spawn(move || send_out(first, second, &sessions, &to_core, &*wake));
+            let errand = Sending {
+                last,
+                upto: zxid,
+                position: ports.journal.position_behind(server.zab().applied_ticket()),
+                diff_bytes_max: db.tree.approximate_data_size() + 100 * db.tree.node_count() as u64,
+                sessions: db.sessions().iter().map(|(s, t)| (*s, *t)).collect(),
+                walkers: (first, second),
+                data: self.data.clone(),
+                log: ports.journal.reader().clone(),
+                to: to_core,
+                wake: self.wake.clone(),
+            };
+            let spawned = std::thread::Builder::new().name("sync-out".into()).spawn(move || errand.run());
             if let Err(e) = spawned {
-                tracing::warn!("the thread for a snapshot cannot start ({e}): server {to} must ask again");
+                tracing::warn!(
+                    "the thread for a synchronisation cannot start ({e}): server {to} must ask again"
+                );
                 ports.close(link);
                 continue;
             }
-            tracing::info!("sending a snapshot at {zxid} to server {to}");
+            tracing::info!("server {to} has the history up to {last}: it is sent what it lacks up to {zxid}");
             self.streams.push(Streaming { link, to, zxid, pieces, since: Instant::now(), bytes: 0 });
         }
     }
 
     fn feed_streams(&mut self, server: &mut Server, ports: &mut Ports, now: Now) {
-        let mut ended = Vec::new();
+        let (mut ended, mut failed) = (Vec::new(), Vec::new());
         self.streams.retain_mut(|s| {
             loop {
                 if !ports.peers.as_ref().is_some_and(|p| p.is_open(s.link)) {
@@ -204,14 +209,24 @@ impl Errands {
                     return true;
                 }
                 match s.pieces.try_recv() {
-                    Ok(piece) => {
+                    Ok(piece) if !piece.is_empty() => {
                         s.bytes += piece.len() as u64;
                         out.extend_from_slice(&piece);
                     }
                     Err(TryRecvError::Empty) => return true,
                     Err(TryRecvError::Disconnected) => {
+                        tracing::warn!(
+                            "what server {} lacks could not be sent to its end: it must ask again",
+                            s.to
+                        );
+                        ports.close(s.link);
+                        failed.push(s.link);
+                        return false;
+                    }
+                    // An empty piece is the end of a good stream.
+                    Ok(_) => {
                         tracing::info!(
-                            "server {}: {} bytes of snapshot in {} ms",
+                            "server {}: {} bytes of history or snapshot in {} ms",
                             s.to,
                             s.bytes,
                             s.since.elapsed().as_millis()
@@ -222,6 +237,9 @@ impl Errands {
                 }
             }
         });
+        for link in failed {
+            server.peer(PeerInput::Down { link, why: "its synchronisation failed" }, now, ports);
+        }
         for (link, zxid) in ended {
             server.stream_ended(link, zxid, now, ports);
         }
@@ -410,42 +428,6 @@ impl Errands {
                 }
             }
             None => {}
-        }
-    }
-}
-
-/// Writes a snapshot as ZooKeeper streams it, in pieces. Ends early when nobody takes them.
-fn send_out(
-    mut first: tree::Walker,
-    mut second: tree::Walker,
-    sessions: &[(SessionId, i32)],
-    to: &Sender<Vec<u8>>,
-    wake: &dyn Wake,
-) {
-    let mut encoder = Encoder::default();
-    while first.slice(NODES_PER_SLICE, |_, node| encoder.note(node.acl())) {}
-    drop(first);
-    let mut out = Vec::with_capacity(PIECE_BYTES * 2);
-    encoder.head(sessions, &mut out);
-    loop {
-        let more = second.slice(NODES_PER_SLICE, |path, node| {
-            let path = if path == "/" { "" } else { path };
-            let noted = encoder.node(path, node.data(), node.acl(), &node.stat_persisted(), &mut out);
-            debug_assert!(noted.is_ok(), "both walks see the same tree");
-        });
-        if !more {
-            encoder.end(&mut out);
-            out.extend_from_slice(SIGNATURE);
-        }
-        while out.len() >= PIECE_BYTES || (!more && !out.is_empty()) {
-            let rest = out.split_off(out.len().min(PIECE_BYTES));
-            if to.send(std::mem::replace(&mut out, rest)).is_err() {
-                return;
-            }
-            wake.wake();
-        }
-        if !more {
-            return;
         }
     }
 }

@@ -13,6 +13,7 @@ mod errands;
 mod journal;
 mod ports;
 mod run;
+mod sending;
 mod shard;
 mod shared;
 mod snapshots;

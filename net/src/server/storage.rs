@@ -41,7 +41,7 @@ pub struct Recovered {
 }
 
 /// Readers of the tree besides the shards: snapshot walkers and status commands.
-const READERS_EXTRA: usize = 4;
+const READERS_EXTRA: usize = 16;
 
 /// Opens the directories, loads the newest snapshot that is whole, replays the log.
 ///

@@ -181,7 +181,7 @@ impl Leader {
         let Some(peer) = self.peers.get_mut(&link) else { return };
         let Some((place, before, is_prefix)) = keep else {
             peer.step = Step::Streaming;
-            base.tell(Event::Stream { link, to: peer.id });
+            base.tell(Event::Stream { link, to: peer.id, last });
             return;
         };
         let out = ports.out(link);
@@ -196,13 +196,9 @@ impl Leader {
         peer.step = Step::Syncing;
     }
 
-    /// The driver streams a snapshot of the state at `zxid`: what stands before the stream.
-    pub fn stream_begins(&mut self, link: LinkId, zxid: Zxid, ports: &mut dyn Ports) -> bool {
-        let waits = self.peers.get(&link).is_some_and(|p| p.step == Step::Streaming);
-        if waits {
-            put_packet(ports.out(link), Kind::Snap, zxid, None);
-        }
-        waits
+    /// Whether a learner still waits for the stream that the driver is about to begin.
+    pub fn awaits_stream(&self, link: LinkId) -> bool {
+        self.peers.get(&link).is_some_and(|p| p.step == Step::Streaming)
     }
 
     /// The whole stream is in the link's buffer: the history behind it follows.

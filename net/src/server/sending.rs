@@ -1,0 +1,192 @@
+//! What a learner lacks that the window no longer has: the log behind its last transaction (DIFF), or, where that is not
+//! there or longer than the tree, a snapshot (SNAP). Runs on a thread of its own.
+//!
+//! Not here: who needs it (`engine::zab`), the link (`errands`).
+//! Invariants:
+//! - only applied, hence committed, transactions are sent, without a gap, none that a mark made void;
+//! - whatever is sent ends exactly at `upto`.
+
+use crate::ring::Wake;
+use anyhow::{Context, Result, bail};
+use crossbeam::channel::Sender;
+use engine::foreign::snapshot::Encoder;
+use engine::ids::{SessionId, Zxid};
+use engine::proto::Decoder;
+use engine::tree;
+use engine::txn::TxnHeader;
+use engine::zab::wire::{Kind, put_packet};
+use engine::zab::{Mark, Record};
+use std::sync::Arc;
+use std::time::Duration;
+use wal::{DataDir, Position, snapshot};
+
+/// Bytes handed to the core at once.
+pub const PIECE_BYTES: usize = 256 << 10;
+/// What ends a snapshot stream, as a ustring.
+pub const SIGNATURE: &[u8] = b"\0\0\0\x0aBenWasHere";
+/// Nodes visited before the walker lets the writer's garbage go on.
+const NODES_PER_SLICE: usize = 2048;
+/// Between two looks at how far the log is durable.
+const DURABLE_POLL: Duration = Duration::from_millis(5);
+/// A log up to this length is always preferred to a snapshot, bytes.
+const DIFF_BYTES_MIN: u64 = 4 << 20;
+
+/// One learner's errand.
+pub struct Sending {
+    /// The last zxid of the learner's history.
+    pub last: Zxid,
+    pub upto: Zxid,
+    /// The record behind the one of `upto`.
+    pub position: Position,
+    /// A log longer than this costs more than a snapshot.
+    pub diff_bytes_max: u64,
+    pub sessions: Vec<(SessionId, i32)>,
+    /// Two walks over the state at `upto`.
+    pub walkers: (tree::Walker, tree::Walker),
+    pub data: Arc<DataDir>,
+    pub log: wal::Reader,
+    pub to: Sender<Vec<u8>>,
+    pub wake: Arc<dyn Wake>,
+}
+
+/// Nobody takes the pieces any more.
+struct Unwanted;
+
+/// The part of the log that a DIFF sends.
+struct Run {
+    from: Position,
+    /// Marks that make earlier transactions void: where, and above what.
+    cuts: Vec<(Position, Zxid)>,
+}
+
+impl Sending {
+    pub fn run(self) {
+        match self.find() {
+            Ok(run) => {
+                tracing::info!("synchronising from {} by the log", self.last);
+                if let Err(e) = self.diff(&run) {
+                    // The link is closed when the pieces end too early: the learner asks again.
+                    tracing::warn!("the log could not be sent: {e:#}");
+                }
+            }
+            Err(why) => {
+                tracing::info!("synchronising by a snapshot: {why:#}");
+                let _unwanted = self.snap();
+            }
+        }
+    }
+
+    fn send(&self, piece: Vec<u8>) -> Result<(), Unwanted> {
+        self.to.send(piece).map_err(|_| Unwanted)?;
+        self.wake.wake();
+        Ok(())
+    }
+
+    /// Where in the log the learner's history ends.
+    fn find(&self) -> Result<Run> {
+        while self.log.durable() < self.position {
+            std::thread::sleep(DURABLE_POLL);
+        }
+        let (files, _) = snapshot::list(&self.data)?;
+        let start = files.iter().find(|f| f.tag <= self.last.0).map_or(Position(0), |f| f.position);
+        let start = start.max(self.log.oldest());
+        let at_start = files.iter().any(|f| f.position == start && f.tag == self.last.0);
+        let mut run = Run { from: start, cuts: Vec::new() };
+        let (mut found, mut bytes) = (at_start, 0u64);
+        self.log.read(start, self.position, |at, record| -> Result<()> {
+            match Record::decode(record) {
+                Some(Record::Txn(txn)) => {
+                    if zxid_of(txn)? == self.last {
+                        (found, bytes, run.from) = (true, 0, Position(at.0 + 1));
+                    }
+                    bytes += txn.len() as u64;
+                    if found && bytes > self.diff_bytes_max.max(DIFF_BYTES_MIN) {
+                        bail!("the log behind {} is longer than the tree", self.last);
+                    }
+                }
+                Some(Record::Mark(Mark::Truncate(to))) => {
+                    if to < self.last {
+                        found = false;
+                    }
+                    run.cuts.push((at, to));
+                }
+                Some(Record::Mark(Mark::Installed(zxid))) => found = zxid == self.last,
+                None => bail!("record {at} of the log is neither a transaction nor a mark"),
+            }
+            Ok(())
+        })?;
+        if !found {
+            bail!("the log does not reach back to {}", self.last);
+        }
+        Ok(run)
+    }
+
+    fn diff(&self, run: &Run) -> Result<()> {
+        let mut out = Vec::with_capacity(2 * PIECE_BYTES);
+        put_packet(&mut out, Kind::Diff, self.upto, None);
+        let mut last = self.last;
+        self.log.read(run.from, self.position, |at, record| -> Result<()> {
+            let Some(Record::Txn(txn)) = Record::decode(record) else { return Ok(()) };
+            let zxid = zxid_of(txn)?;
+            if zxid <= self.last || run.cuts.iter().any(|(cut, to)| *cut > at && *to < zxid) {
+                return Ok(());
+            }
+            if zxid.0 != last.0 + 1 && !(zxid.epoch() > last.epoch() && zxid.counter() <= 1) {
+                bail!("{zxid} follows {last} in the log: something between is missing");
+            }
+            last = zxid;
+            put_packet(&mut out, Kind::Proposal, zxid, Some(txn));
+            put_packet(&mut out, Kind::Commit, zxid, None);
+            if out.len() >= PIECE_BYTES {
+                let piece = std::mem::replace(&mut out, Vec::with_capacity(2 * PIECE_BYTES));
+                self.send(piece).map_err(|_| anyhow::anyhow!("the learner is gone"))?;
+            }
+            Ok(())
+        })?;
+        if last != self.upto {
+            bail!("the log ends at {last} instead of {}", self.upto);
+        }
+        self.send(out).map_err(|_| anyhow::anyhow!("the learner is gone"))?;
+        // The end of a good stream; without it the pieces were cut off.
+        self.send(Vec::new()).map_err(|_| anyhow::anyhow!("the learner is gone"))
+    }
+
+    fn snap(self) -> Result<(), Unwanted> {
+        let mut encoder = Encoder::default();
+        let Sending { walkers: (mut first, mut second), sessions, upto, to, wake, .. } = self;
+        while first.slice(NODES_PER_SLICE, |_, node| encoder.note(node.acl())) {}
+        drop(first);
+        let send = |piece: Vec<u8>| {
+            let sent = to.send(piece).map_err(|_| Unwanted);
+            wake.wake();
+            sent
+        };
+        let mut out = Vec::with_capacity(PIECE_BYTES * 2);
+        put_packet(&mut out, Kind::Snap, upto, None);
+        encoder.head(&sessions, &mut out);
+        loop {
+            let more = second.slice(NODES_PER_SLICE, |path, node| {
+                let path = if path == "/" { "" } else { path };
+                let noted = encoder.node(path, node.data(), node.acl(), &node.stat_persisted(), &mut out);
+                debug_assert!(noted.is_ok(), "both walks see the same tree");
+            });
+            if !more {
+                encoder.end(&mut out);
+                out.extend_from_slice(SIGNATURE);
+            }
+            while out.len() >= PIECE_BYTES || (!more && !out.is_empty()) {
+                let rest = out.split_off(out.len().min(PIECE_BYTES));
+                send(std::mem::replace(&mut out, rest))?;
+            }
+            if !more {
+                return send(Vec::new());
+            }
+        }
+    }
+}
+
+fn zxid_of(txn: &[u8]) -> Result<Zxid> {
+    let header =
+        TxnHeader::decode(&mut Decoder::new(txn)).ok().context("a record of the log is not a transaction")?;
+    Ok(header.zxid)
+}
