@@ -128,6 +128,11 @@ fn zoo_cfgs(dir: &Path) -> Vec<String> {
         ),
         format!("dataDir={data}\nclientPort=2181\ndynamicConfigFile={}\n", at("dynamic")),
         format!(
+            "dataDir={data}\nclientPort=2181\ninitLimit=10\nsyncLimit=5\nserver.1=a:2888:3888\nserver.2=b:2888:3888\n\
+             server.3=c:2888:3888:observer;2182;2282\ngroup.1=1\ngroup.2=2\nweight.1=2\npeerType=participant\n\
+             leader.maxTimeToWaitForEpoch=-1\ncnxTimeout=100\nquorumListenOnAllIPs=true\n"
+        ),
+        format!(
             "dataDir={data}\\\n  /deeper\nclient\\u0050ort=218\\\n   1\n! comment\nsecureClientPort=2281\n"
         ),
     ]
@@ -138,9 +143,11 @@ fn zoo_cfg_of_any_text() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (file, dynamic) = (dir.path().join("zoo.cfg"), dir.path().join("dynamic"));
     let corpus = zoo_cfgs(dir.path());
+    std::fs::create_dir(dir.path().join("data")).expect("made");
+    std::fs::write(dir.path().join("data/myid"), "1\n").expect("written");
     let members =
         "server.1=127.0.0.1:2888:3888:participant;0.0.0.0:2181\nversion=100000000\ngroup.1=1\nweight.1=2\n";
-    let (mut taken, mut refused) = (0, 0);
+    let (mut taken, mut refused, mut ensembles) = (0, 0, 0);
     let sources = Sources { file: Some(file.clone()), ..Sources::default() };
     fuzz(2_000, |rng| {
         let (one, other) = (&corpus[rng.below(corpus.len())], &corpus[rng.below(corpus.len())]);
@@ -156,6 +163,14 @@ fn zoo_cfg_of_any_text() {
                 assert!(l.conn_soft_limit_bytes <= l.conn_hard_limit_bytes);
                 assert!(loaded.warnings.iter().all(|w| !w.why.is_empty()));
                 taken += 1;
+                if let Some(e) = &c.ensemble {
+                    ensembles += 1;
+                    assert!(e.members.get(e.me).is_some() && !e.members.voters().is_empty());
+                    assert!(e.init_limit > 0 && e.sync_limit > 0 && e.connect_to_learner_master_limit > 0);
+                    let text = e.members.text();
+                    let again = engine::zab::members::Members::parse(&text);
+                    assert_eq!(again.as_ref(), Ok(&*e.members), "{text}");
+                }
             }
             Err(e) => {
                 let said = e.to_string();
@@ -167,7 +182,10 @@ fn zoo_cfg_of_any_text() {
         }
     });
     if std::env::var_os("FUZZ_SEED").is_none() {
-        assert!(taken > 0 && refused > 0, "{taken} taken, {refused} refused: mutations too wild or too tame");
+        assert!(
+            taken > 0 && refused > 0 && ensembles > 0,
+            "{taken} taken ({ensembles} ensembles), {refused} refused: mutations too wild or too tame"
+        );
     }
 }
 

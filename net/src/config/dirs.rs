@@ -124,15 +124,15 @@ pub fn read_my_id(data_dir: &Path) -> Result<Option<u64>, ConfigError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(ConfigError::Unreadable { path, source }),
     };
-    let first = text.lines().next().unwrap_or("").trim();
-    match first.parse::<u64>().ok().filter(|&id| id <= i64::MAX as u64) {
-        Some(id) => Ok(Some(id)),
-        None => {
-            let what =
-                format!("{first:?} is not allowed; allowed is one line with the number of this server");
-            Err(ConfigError::Syntax { path, line: 1, what })
-        }
-    }
+    let mut lines = text.lines().map(str::trim);
+    let first = lines.next().unwrap_or("");
+    let second = lines.find(|l| !l.is_empty());
+    let what = match (first.parse::<u64>().ok().filter(|&id| id <= i64::MAX as u64), second) {
+        (Some(id), None) => return Ok(Some(id)),
+        (Some(_), Some(second)) => format!("a second line, {second:?}; allowed is one number, this server's"),
+        (None, _) => format!("{first:?} is not allowed; allowed is one line with the number of this server"),
+    };
+    Err(ConfigError::Syntax { path, line: 1, what })
 }
 
 #[cfg(test)]
@@ -203,5 +203,9 @@ mod tests {
         assert_eq!(read_my_id(tmp.path()).unwrap(), Some(7));
         std::fs::write(tmp.path().join("myid"), "seven\n").unwrap();
         assert!(read_my_id(tmp.path()).unwrap_err().to_string().contains("myid:1: \"seven\" is not allowed"));
+        std::fs::write(tmp.path().join("myid"), "7\n\n").unwrap();
+        assert_eq!(read_my_id(tmp.path()).unwrap(), Some(7));
+        std::fs::write(tmp.path().join("myid"), "7\n8\n").unwrap();
+        assert!(read_my_id(tmp.path()).unwrap_err().to_string().contains("a second line, \"8\""));
     }
 }

@@ -48,6 +48,9 @@ pub struct EnsembleConfig {
     pub cnx_timeout_ms: u64,
     /// Peers' ports are bound on all interfaces instead of the address of the own line (`quorumListenOnAllIPs`).
     pub quorum_listen_on_all_ips: bool,
+    /// Peers are told every address of the own line, which servers before 3.6 do not understand
+    /// (`multiAddress.enabled`).
+    pub multi_address: bool,
 }
 
 impl EnsembleConfig {
@@ -66,6 +69,7 @@ impl EnsembleConfig {
             notification_max_ms: NOTIFICATION_MAX_MS,
             cnx_timeout_ms: CNX_TIMEOUT_MS,
             quorum_listen_on_all_ips: false,
+            multi_address: false,
         }
     }
 }
@@ -81,6 +85,7 @@ pub struct EnsembleDraft {
     pub notification_max_ms: Option<u64>,
     pub cnx_timeout_ms: Option<u64>,
     pub listen_on_all_ips: bool,
+    pub multi_address: bool,
     /// `peerType=observer`, and its line.
     pub observer: Option<usize>,
     /// `group.N=a:b:c`.
@@ -175,6 +180,8 @@ pub fn resolve(
             ),
         ));
     };
+    check_addresses(draft)?;
+    warn_of_equal_session_ids(draft);
     if draft.limits.extended_types && id > 254 {
         return Err(incomplete(&id_file, "with extendedTypesEnabled=true the number may be 254 at most"));
     }
@@ -205,7 +212,48 @@ pub fn resolve(
         notification_max_ms: e.notification_max_ms.unwrap_or(NOTIFICATION_MAX_MS),
         cnx_timeout_ms: e.cnx_timeout_ms.unwrap_or(CNX_TIMEOUT_MS),
         quorum_listen_on_all_ips: e.listen_on_all_ips,
+        multi_address: e.multi_address,
     }))
+}
+
+/// Several addresses only where they are asked for, and no address that belongs to two ports.
+fn check_addresses(draft: &Draft) -> Result<(), ConfigError> {
+    let mut taken = BTreeMap::new();
+    for (id, (server, line)) in &draft.servers {
+        let key = format!("server.{id}");
+        if server.addresses.len() > 1 && !draft.ensemble.multi_address {
+            let why = "several addresses of one server need multiAddress.enabled=true, on every server";
+            return Err(draft.refused(*line, &key, why));
+        }
+        for a in &server.addresses {
+            for (port, what) in [(a.quorum_port, "quorum port"), (a.election_port, "election port")] {
+                if let Some((other, its)) = taken.insert((&a.host, port), (*id, what)) {
+                    let why = format!("{}:{port} is both its {what} and the {its} of server.{other}", a.host);
+                    return Err(draft.refused(*line, &key, &why));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The last 8 bits of a server's number begin the ids of the sessions that it makes.
+fn warn_of_equal_session_ids(draft: &mut Draft) {
+    let mut first = BTreeMap::new();
+    let mut equal = Vec::new();
+    for (id, (_, line)) in &draft.servers {
+        match first.get(&(id & 0xff)) {
+            Some(other) => equal.push((*line, *id, *other)),
+            None => drop(first.insert(id & 0xff, *id)),
+        }
+    }
+    for (line, id, other) in equal {
+        let why = format!(
+            "its sessions may get the ids of server.{other}'s, since the numbers of both have the same last 8 bits; give \
+             servers numbers up to 255"
+        );
+        draft.warn(line, &format!("server.{id}"), why);
+    }
 }
 
 fn numbers(draft: &Draft) -> String {

@@ -51,6 +51,10 @@ const fn refused(name: &'static str, form: Form, same: &'static [&'static str], 
 }
 
 const ENSEMBLE: &str = "not built yet for ensembles, and without effect on a standalone server";
+const PACE: &str =
+    "Serval's peers keep their own pace: nothing waits for a peer, and a dead one is noticed by the kernel";
+const REACHABLE: &str =
+    "the addresses of a peer are tried in turn, each for a limited time, without probing them before";
 const JAVA: &str = "tunes ZooKeeper's Java threads, buffers or caches; here the profile tunes the server";
 const ADMIN: &str = "Serval has no AdminServer yet; use the four-letter words";
 const METRICS: &str = "Serval has no metrics endpoint yet; use the four-letter word mntr";
@@ -121,7 +125,7 @@ pub const KEYS: &[Key] = &[
     warned("leaderServes", Form::YesNo, &["yes"], ENSEMBLE),
     warned("syncEnabled", Form::Bool, &["true"], ENSEMBLE),
     warned("observerMasterPort", PORT, &["0"], ENSEMBLE),
-    warned("observer.*", Form::Text, &[], ENSEMBLE),
+    warned("observer.*", Form::Text, &[], PACE),
     warned("localSessionsEnabled", Form::Bool, FALSE, "on a standalone server every session is global"),
     warned(
         "localSessionsUpgradingEnabled",
@@ -130,15 +134,15 @@ pub const KEYS: &[Key] = &[
         "on a standalone server every session is global",
     ),
     honoured("quorumListenOnAllIPs", |d, e| flag(e).map(|b| d.ensemble.listen_on_all_ips = b)),
-    warned("quorum.cnxn.threads.size", COUNT, &[], ENSEMBLE),
-    warned("multiAddress.enabled", Form::Bool, FALSE, ENSEMBLE),
-    warned("multiAddress.reachabilityCheckEnabled", Form::Bool, &["true"], ENSEMBLE),
-    warned("multiAddress.reachabilityCheckTimeoutMs", COUNT, &["1000"], ENSEMBLE),
+    warned("quorum.cnxn.threads.size", COUNT, &[], SASL_DETAIL),
+    honoured("multiAddress.enabled", |d, e| flag(e).map(|b| d.ensemble.multi_address = b)),
+    warned("multiAddress.reachabilityCheckEnabled", Form::Bool, FALSE, REACHABLE),
+    warned("multiAddress.reachabilityCheckTimeoutMs", COUNT, &["1000"], REACHABLE),
     warned("oraclePath", Form::Text, &[], ENSEMBLE),
     warned("commitLogCount", COUNT, &["500"], ENSEMBLE),
     warned("snapshotSizeFactor", Form::Float, &["0.33"], ENSEMBLE),
     honoured("cnxTimeout", |d, e| ensemble::millis(e).map(|n| d.ensemble.cnx_timeout_ms = Some(n))),
-    warned("quorumCnxnTimeoutMs", ANY_INT, &["-1"], ENSEMBLE),
+    warned("quorumCnxnTimeoutMs", ANY_INT, &["-1"], PACE),
     honoured("fastleader.minNotificationInterval", |d, e| {
         ensemble::millis(e).map(|n| d.ensemble.notification_min_ms = Some(n))
     }),
@@ -148,10 +152,10 @@ pub const KEYS: &[Key] = &[
     honoured("leader.maxTimeToWaitForEpoch", ensemble::epoch_wait),
     warned("leader.maxConcurrentSnapSyncs", COUNT, &["10"], ENSEMBLE),
     warned("leader.maxConcurrentDiffSyncs", COUNT, &["100"], ENSEMBLE),
-    warned("leader.*", Form::Text, &[], ENSEMBLE),
-    warned("learner.*", Form::Text, &[], ENSEMBLE),
-    warned("electionPortBindRetry", COUNT, &[], ENSEMBLE),
-    warned("tcpKeepAlive", Form::Bool, FALSE, ENSEMBLE),
+    warned("leader.*", Form::Text, &[], PACE),
+    warned("learner.*", Form::Text, &[], PACE),
+    warned("electionPortBindRetry", COUNT, &[], PACE),
+    warned("tcpKeepAlive", Form::Bool, &["true"], "connections between servers always have keepalive"),
     warned("enableEagerACLCheck", Form::Bool, FALSE, ENSEMBLE),
     warned("ensembleAuthName", Form::Text, &[""], "clients that send the auth scheme `ensemble` are refused"),
     // TLS, SASL, authentication: nothing here may be weaker than configured.

@@ -26,6 +26,8 @@ const PURGE_KEEP_MIN: u32 = 3;
 const PURGE_UNCONFIGURED: Purge = Purge { keep_snapshots: 3, interval_ms: 3_600_000 };
 /// The profile's range of `segment_bytes`.
 const SEGMENT_BYTES: (u64, u64) = (8 << 20, 16 << 30);
+/// How the keys about members begin, in either file.
+const MEMBER_KEYS: [&str; 3] = ["server.", "group.", "weight."];
 /// The profile's upper end of `group_wait_us`.
 const GROUP_WAIT_US_MAX: u64 = 100_000;
 
@@ -129,7 +131,8 @@ impl Draft {
         Ok(())
     }
 
-    fn refused(&self, line: usize, key: &str, why: &str) -> ConfigError {
+    /// A key that must not be ignored.
+    pub fn refused(&self, line: usize, key: &str, why: &str) -> ConfigError {
         ConfigError::Refused { path: self.path.clone(), line, key: key.to_owned(), why: why.to_owned() }
     }
 
@@ -151,12 +154,18 @@ impl Draft {
         Ok(())
     }
 
-    /// Runs a file's entries; of a key that is given twice the last one counts, as in Java.
+    /// Runs a file's entries; of a key that is given twice the last one counts, as in Java, unless it is about members.
     fn take_all(&mut self, entries: &[Entry]) -> Result<(), ConfigError> {
         let last: HashMap<&str, usize> = entries.iter().map(|e| (e.key.as_str(), e.line)).collect();
         for e in entries {
             if last[e.key.as_str()] == e.line {
                 self.take(e)?;
+            } else if MEMBER_KEYS.iter().any(|p| e.key.starts_with(p)) {
+                let why = format!(
+                    "line {} says it again; one of the two is wrong, and which servers vote must not be left to chance",
+                    last[e.key.as_str()]
+                );
+                return Err(self.refused(e.line, &e.key, &why));
             } else {
                 self.warn(e.line, &e.key, format!("overridden by line {}", last[e.key.as_str()]));
             }
@@ -184,7 +193,7 @@ pub fn load(from: &Sources) -> Result<Loaded, ConfigError> {
     let data_log_dir = draft.data_log_dir.take().unwrap_or_else(|| data_dir.clone());
     let my_id = super::dirs::read_my_id(&data_dir)?;
     let client_addrs = client_addrs(from, &draft, my_id)?;
-    refuse_tls(&draft)?;
+    refuse_tls(&draft, my_id)?;
     let ensemble = super::ensemble::resolve(&mut draft, my_id, &data_dir, file)?;
     session_timeouts(&mut draft)?;
     let purge = purge(&mut draft);
@@ -233,10 +242,17 @@ pub fn incomplete(path: &Path, what: impl Into<String>) -> ConfigError {
 /// `dynamicConfigFile`: only members may stand in it. A relative path counts from the working directory, as in Java.
 fn take_dynamic_file(draft: &mut Draft, main: &Path) -> Result<(), ConfigError> {
     let Some(path) = draft.dynamic_config_file.clone() else { return Ok(()) };
+    if let Some((id, (_, line))) = draft.servers.first_key_value() {
+        let why = format!(
+            "with a dynamicConfigFile, members stand only there; take the server lines out of this file, or out of {}",
+            path.display()
+        );
+        return Err(draft.refused(*line, &format!("server.{id}"), &why));
+    }
     let entries = properties::read_file(&path)?;
     draft.path = path.clone();
     for e in &entries {
-        if !["server.", "group.", "weight.", "version"].iter().any(|p| e.key.starts_with(p)) {
+        if e.key != "version" && !MEMBER_KEYS.iter().any(|p| e.key.starts_with(p)) {
             let what =
                 "only server.N, group.N, weight.N and version may stand in a dynamic configuration file";
             return Err(draft.refused(e.line, &e.key, what));
@@ -252,8 +268,11 @@ fn take_dynamic_file(draft: &mut Draft, main: &Path) -> Result<(), ConfigError> 
     Ok(())
 }
 
-fn refuse_tls(draft: &Draft) -> Result<(), ConfigError> {
-    match draft.servers.iter().find(|(_, (s, _))| s.secure.is_some()) {
+/// A TLS address of our own cannot be served. Other members may be servers that have one.
+fn refuse_tls(draft: &Draft, my_id: Option<u64>) -> Result<(), ConfigError> {
+    let ensemble = super::ensemble::is_ensemble(draft);
+    let ours = |id: &u64| !ensemble || my_id == Some(*id);
+    match draft.servers.iter().find(|(id, (s, _))| ours(id) && s.secure.is_some()) {
         None => Ok(()),
         Some((id, (_, line))) => {
             let why = "TLS is not built yet, so the secure client address cannot be served";

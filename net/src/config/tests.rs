@@ -102,7 +102,7 @@ fn sample(name: &str) -> &'static str {
         "autopurge.snapRetainCount" => "5",
         "autopurge.purgeInterval" => "24",
         "initLimit" | "syncLimit" | "connectToLearnerMasterLimit" => "7",
-        "quorumListenOnAllIPs" => "true",
+        "quorumListenOnAllIPs" | "multiAddress.enabled" => "true",
         "cnxTimeout" | "leader.maxTimeToWaitForEpoch" => "700",
         "fastleader.minNotificationInterval" | "fastleader.maxNotificationInterval" => "300",
         other => panic!("{other}: give a sample"),
@@ -266,6 +266,80 @@ fn one_voter_serves_alone_and_more_are_an_ensemble() {
     assert!(case.error("server.1=a:1\n").contains("allowed is host:quorumPort:electionPort"));
     assert!(case.error("server.1=a:1:2;;3\n").contains("allowed is host:quorumPort:electionPort"));
     assert!(case.error("server.1=a:1:2;2181;2281\n").contains("TLS"));
+}
+
+#[test]
+fn contradicting_members_are_refused_with_what_to_do() {
+    let case = Case::new();
+    std::fs::write(case.dir.path().join("myid"), "1\n").unwrap();
+    let error = |text: &str| case.error(&format!("initLimit=5\nsyncLimit=2\n{text}"));
+    let twice = error("server.1=a:1:2\nserver.2=b:1:2\nserver.1=c:1:2\n");
+    assert!(twice.starts_with("zoo.cfg:5: server.1: refused: line 7 says it again"), "{twice}");
+    let clash = error("server.1=a:1:2\nserver.2=a:3:1\n");
+    assert!(
+        clash.contains("server.2: refused: a:1 is both its election port and the quorum port of server.1"),
+        "{clash}"
+    );
+    assert!(error("server.1=a:1:1\nserver.2=b:1:2\n").contains("both its election port"));
+    let several = "server.1=a:1:2|b:1:2\nserver.2=c:1:2\n";
+    assert!(error(several).contains("need multiAddress.enabled=true"));
+    let l = case.good(&format!("initLimit=5\nsyncLimit=2\nmultiAddress.enabled=true\n{several}"));
+    let e = l.config.ensemble.unwrap();
+    assert_eq!((e.multi_address, e.members.get(engine::ids::ServerId(1)).unwrap().peers.len()), (true, 2));
+    assert!(error("weight.1=2\nserver.1=a:1:2\nserver.2=b:1:2\n").contains("no group.N"));
+    assert!(
+        error("group.1=1:2\nserver.1=a:1:2\nserver.2=b:1:2\nweight.1=0\nweight.2=0\n").contains("zoo.cfg: ")
+    );
+    assert!(error("group.x=1:2\nserver.1=a:1:2\nserver.2=b:1:2\n").contains("allowed is group.N=a:b:c"));
+}
+
+#[test]
+fn warnings_about_members_name_their_lines() {
+    let case = Case::new();
+    let id = |text: &str| std::fs::write(case.dir.path().join("myid"), text).unwrap();
+    let lines = "initLimit=5\nsyncLimit=2\nserver.1=a:1:2\nserver.257=b:1:2\nserver.3=c:1:2;2181;2281\n";
+    id("1");
+    let l = case.good(&format!("peerType=observer\n{lines}"));
+    assert_eq!(warnings(&l), [(7, "server.257"), (3, "peerType")], "{:?}", l.warnings);
+    // A TLS address matters to the server that has it; the others pass it on.
+    let secure = l.config.ensemble.unwrap().members.get(engine::ids::ServerId(3)).unwrap().secure.clone();
+    assert_eq!(secure, Some(("0.0.0.0".into(), 2281)));
+    id("3");
+    assert!(case.error(lines).contains("server.3: refused: TLS"));
+    id("257");
+    assert!(case.error(&format!("extendedTypesEnabled=true\n{lines}")).contains("254 at most"));
+}
+
+#[test]
+fn a_dynamic_file_holds_the_members_and_their_version() {
+    let case = Case::new();
+    std::fs::write(case.dir.path().join("myid"), "2\n").unwrap();
+    let members =
+        "server.1=a:1:2:participant;2181\nserver.2=b:1:2:participant;2182\ngroup.1=1:2\nweight.2=3\n";
+    let load = |name: &str, dynamic: &str, main: &str| {
+        let path = case.dir.path().join(name);
+        std::fs::write(&path, dynamic).unwrap();
+        let text = format!(
+            "dataDir={}\ninitLimit=5\nsyncLimit=2\ndynamicConfigFile={}\n{main}",
+            case.dir.path().display(),
+            path.display()
+        );
+        case.load_exactly(&text)
+    };
+    let l = load("zoo.cfg.dynamic.100000000", members, "").unwrap();
+    let e = l.config.ensemble.clone().unwrap();
+    assert_eq!((e.members.version, l.config.client_port()), (0x1_0000_0000, 2182));
+    assert_eq!(
+        e.members.text(),
+        "server.1=a:1:2:participant;0.0.0.0:2181\nserver.2=b:1:2:participant;0.0.0.0:2182\ngroup.1=1:2\nweight.1=1\n\
+         weight.2=3\nversion=100000000"
+    );
+    let version =
+        |name: &str, text: &str| load(name, text, "").unwrap().config.ensemble.unwrap().members.version;
+    assert_eq!(version("zoo.cfg.dynamic", members), 0);
+    assert_eq!(version("members", &format!("{members}version=2a\n")), 0x2a);
+    let both = load("zoo.cfg.dynamic", members, "server.3=c:1:2\n").unwrap_err().to_string();
+    assert!(both.contains("zoo.cfg:5: server.3: refused: with a dynamicConfigFile"), "{both}");
 }
 
 #[test]
