@@ -355,7 +355,8 @@ def add_arguments(parser):
 
 
 def use_arguments(args):
-    """Checks that what is asked for can be started."""
+    """Checks that what is asked for can be started, and sees to it that SIGTERM ends what was started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if getattr(args, "serval_bin", None):
         os.environ["SERVAL_BIN"] = os.path.abspath(args.serval_bin)
     kinds = getattr(args, "kinds", "A")

@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""The ensemble suites: faults, mixtures with Apache ZooKeeper, migration, intruders, kazoo.
+
+    run3.py [--long] [--kinds SSS] [--seed S] [--serval-bin PATH] [PART ...]
+
+Parts: checker, matrix, migration, chaos, intruders, kazoo (all by default, in this order). The short profile is for
+the gate: every part, few cycles, some rows of the matrix, under six minutes. `--long` runs every row, every shape of
+partition, 60 cycles of kill -9, five and seven servers, and all of kazoo on both servers. Nothing is installed and nothing is
+skipped: what is missing is named and fails the run. Every suite prints its seed.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+
+import ensemble  # noqa: E402
+
+# Rows of the matrix for the gate: both mixtures, both kinds of leader, both kinds of observer.
+SHORT_ROWS = r"SSA\+A/S|SAA\+S/A"
+LONG_S, SHORT_S = 3000, 200
+
+
+def parts(args):
+    """part -> list of commands."""
+    kinds, seed = ["--kinds", args.kinds], ["--seed", str(args.seed)]
+    matrix = [["matrix.py", *seed, *([] if args.long else ["--rows", SHORT_ROWS])]]
+    if args.kinds == "AAA":
+        matrix[0] += ["--pure", "A"]
+    migration = [["migration.py", *seed, *(["--rounds", "3"] if args.long else [])]]
+    if args.kinds == "AAA":
+        migration[0] += ["--restart-only"]
+    if args.long:
+        chaos = [["chaos.py", *kinds, *seed, "--cycles", "60", "kill"],
+                 ["chaos.py", *kinds, *seed, "--cycles", "12", "--all-shapes", "pause", "restarts", "lag", "partition",
+                  "slow", "disk"],
+                 ["chaos.py", "--kinds", args.kinds[0] * 5, *seed, "--cycles", "12", "kill", "pause", "partition"],
+                 ["chaos.py", "--kinds", args.kinds[0] * 7, *seed, "--cycles", "6", "kill"]]
+        if "A" not in args.kinds:
+            chaos += [["chaos.py", "--kinds", mixed, *seed, "--cycles", "9", "--all-shapes", "kill", "pause", "restarts",
+                       "partition"] for mixed in ("SSA", "SAA")]
+    else:
+        chaos = [["chaos.py", *kinds, *seed, "--cycles", "3", "kill", "lag"],
+                 ["chaos.py", *kinds, *seed, "--cycles", "2", "pause", "restarts", "partition", "disk"],
+                 ["chaos.py", *kinds, *seed, "--cycles", "1", "slow"]]
+    kazoo = [["kazoo_suite.py", "--three", *(["--server", "both"] if args.long else
+                                             ["--server", "apache" if args.kinds == "AAA" else "serval"])]]
+    intruders = [["intruders.py", *kinds, *seed]]
+    if not args.long:
+        intruders[0] += ["--only", "port: .*(bytes|version|foreign|2 GB|epoch|configuration)|election: random|"
+                         "quorum: (random|a conf|an epoch|data of 2)|election: a foreign|liar: .*(nodes|noise|older|gap)|myid"]
+    return {"checker": [["test_checker.py"]], "matrix": matrix, "migration": migration, "chaos": chaos,
+            "intruders": intruders, "kazoo": kazoo}
+
+
+def run(command, limit_s):
+    """(exit code, last line, seconds). The output is passed on as it comes."""
+    print(f"\n== {' '.join(command)}", flush=True)
+    started, last = time.monotonic(), ""
+    process = subprocess.Popen([sys.executable, "-u", os.path.join(HERE, command[0]), *command[1:]],
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # The suites bound their own steps; this is for one that hangs all the same. SIGTERM lets it end its servers.
+    guard = threading.Timer(limit_s, process.terminate)
+    guard.start()
+    try:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last = line.strip() or last
+        code = process.wait()
+    finally:
+        guard.cancel()
+    return code, last, time.monotonic() - started
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    ensemble.add_arguments(parser)
+    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("parts", nargs="*", metavar="PART")
+    args = parser.parse_args()
+    ensemble.use_arguments(argparse.Namespace(serval_bin=args.serval_bin, kinds=args.kinds + "A"))
+    commands = parts(args)
+    unknown = [p for p in args.parts if p not in commands]
+    if unknown:
+        parser.error(f"no such part: {' '.join(unknown)} (there are: {' '.join(commands)})")
+    limit = LONG_S if args.long else SHORT_S
+    rows = [(name, command, *run(command, limit)) for name in args.parts or commands for command in commands[name]]
+    print("\n== summary")
+    for name, command, code, last, seconds in rows:
+        print(f"{'ok    ' if code == 0 else 'FAILED'} {name:10} {seconds:5.0f} s  {last}  ({' '.join(command)})")
+    sys.exit(1 if any(code for _, _, code, _, _ in rows) else 0)
+
+
+if __name__ == "__main__":
+    main()
