@@ -82,16 +82,28 @@ impl DataDir {
     }
 
     /// Locks `path` to fill it with imported data: one that holds nothing of ours, or what an interrupted import has
-    /// left, which is removed. Until [`DataDir::complete_import`] no other open succeeds.
+    /// left, which is removed. Until [`DataDir::complete_import`] no other open succeeds. `data`: this is the directory
+    /// of the log that belongs to that one, whose import was begun before and is completed behind it.
     ///
     /// # Errors
     /// `NotEmpty`, `Locked`, `OtherVersion`, `Corrupt`, `Denied`, `NoSpace`, `Io`.
-    pub fn begin_import(disk: Arc<dyn Disk>, path: impl Into<PathBuf>) -> Result<Arc<DataDir>, WalError> {
+    pub fn begin_import(
+        disk: Arc<dyn Disk>,
+        path: impl Into<PathBuf>,
+        data: Option<&DataDir>,
+    ) -> Result<Arc<DataDir>, WalError> {
         let path = path.into();
         let (dir, names) = DataDir::lock(disk, path, |disk, path, names| {
-            let begun = read(disk, path, names)? == Import::Begun;
+            let unfinished = match read(disk, path, names)? {
+                Import::Never => false,
+                Import::Begun => true,
+                // The power went between the two completions.
+                Import::Complete(note) => data.is_some_and(|d| note.starts_with(&beside(d))),
+            };
             match names.iter().find(|n| is_ours(disk, path, n)) {
-                Some(n) if !begun => Err(WalError::NotEmpty { dir: path.to_path_buf(), name: n.clone() }),
+                Some(n) if !unfinished => {
+                    Err(WalError::NotEmpty { dir: path.to_path_buf(), name: n.clone() })
+                }
                 _ => Ok(()),
             }
         })?;
@@ -104,15 +116,21 @@ impl DataDir {
         Ok(dir)
     }
 
-    /// Ends an import: servers may open the directory now. `note` says where the data came from; bytes beyond 4000
-    /// are left out.
+    /// Ends an import: servers may open the directory now. `note` says where the data came from; bytes beyond 3900
+    /// are left out. `data` as for [`DataDir::begin_import`].
     ///
     /// # Errors
     /// `Denied`, `NoSpace`, `Io`: whether it is complete shows at the next open.
-    pub fn complete_import(&self, note: &str) -> Result<(), WalError> {
-        let end = note.floor_char_boundary(4000);
-        self.replace(MARK, &small::encode(&[COMPLETE, &note.as_bytes()[..end]].concat()))
+    pub fn complete_import(&self, note: &str, data: Option<&DataDir>) -> Result<(), WalError> {
+        let note = &note.as_bytes()[..note.floor_char_boundary(3900)];
+        let beside = data.map(beside).unwrap_or_default();
+        self.replace(MARK, &small::encode(&[COMPLETE, beside.as_bytes(), note].concat()))
     }
+}
+
+/// What the mark of a log's directory says about the data directory it belongs to.
+fn beside(data: &DataDir) -> String {
+    format!("log of {:016x}\n", data.id())
 }
 
 /// Whether an entry of a directory is data of a server of ours: a segment, a snapshot or a small file. The mark of an

@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use wal::disk::{Disk, RealDisk};
+use wal::snapshot::SnapshotInfo;
 use wal::{DataDir, Log, Position, SmallFile, snapshot};
 
 const WRITE_BYTES: usize = 1 << 20;
@@ -126,20 +127,23 @@ fn read(data_dir: &Path, log_dir: &Path) -> Result<Held> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
     let data = DataDir::open(disk.clone(), data_dir)?;
     let log_dir = if log_dir == data_dir { data.clone() } else { DataDir::open(disk, log_dir)? };
-    let (snapshot, damaged) = snapshot::newest(&data)?;
+    let (snapshots, damaged) = snapshot::list(&data)?;
     damaged.iter().for_each(|d| tracing::warn!("{} is passed over: {}", d.path.display(), d.why));
-    let from = snapshot.as_ref().map_or(Position(0), |s| s.info.position);
-    let options = wal::Options { replay_from: from, background: false, ..wal::Options::default() };
+    let newest = snapshots.first().map_or(Position(0), |s| s.position);
+    let options = wal::Options { replay_from: newest, background: false, ..wal::Options::default() };
     let (log, report) = Log::open(&log_dir, options)?;
-    if report.oldest > from {
-        bail!(
-            "the log in {} begins at record {}, but the newest readable snapshot ends at {from}: records between them \
-             are missing",
-            log_dir.path().display(),
-            report.oldest
-        );
+    let mut found = None;
+    for info in snapshots.iter().map(Some).chain([None]) {
+        match history(&data, &log, info, report.oldest) {
+            Ok(h) => {
+                found = Some(h);
+                break;
+            }
+            Err(e) if info.is_some() => tracing::warn!("a snapshot is passed over: {e:#}"),
+            Err(e) => return Err(e.context("nothing leads to a whole state")),
+        }
     }
-    let txns = survivors(&log, from)?;
+    let (snapshot, from, txns) = found.context("nothing leads to a whole state")?;
     let epochs = match SmallFile::new(&data, EPOCHS).read()? {
         None => None,
         Some(text) => Some(parse_epochs(&text).context("the file \"epochs\" does not hold two numbers")?),
@@ -154,19 +158,40 @@ fn parse_epochs(text: &[u8]) -> Option<Epochs> {
     numbers.next().is_none().then_some(Epochs { accepted, current })
 }
 
-/// The transactions behind the snapshot that no later truncation voids.
-fn survivors(log: &Log, from: Position) -> Result<Vec<(Position, Zxid)>> {
+/// A snapshot, the place of the record behind it, and the transactions that count from there.
+type History = (Option<snapshot::Snapshot>, Position, Vec<(Position, Zxid)>);
+
+/// What leads on from a snapshot, or from nothing.
+fn history(data: &DataDir, log: &Log, info: Option<&SnapshotInfo>, oldest: Position) -> Result<History> {
+    let snapshot = info.map(|i| snapshot::open(data, i)).transpose()?;
+    let (from, start) = info.map_or((Position(0), Zxid::ZERO), |i| (i.position, Zxid(i.tag)));
+    if oldest > from {
+        bail!(
+            "the log begins at record {oldest}, and records from {from} on are wanted: some between are missing"
+        );
+    }
+    let txns = survivors(log, from, start)?;
+    Ok((snapshot, from, txns))
+}
+
+/// The transactions behind the state of `start` that no later truncation voids.
+fn survivors(log: &Log, from: Position, start: Zxid) -> Result<Vec<(Position, Zxid)>> {
     let mut txns: Vec<(Position, Zxid)> = Vec::new();
     log.replay(from, |position, bytes| -> Result<()> {
+        let last = txns.last().map_or(start, |(_, zxid)| *zxid);
         match zab::Record::decode(bytes) {
             Some(zab::Record::Txn(txn)) => {
                 let header = TxnHeader::decode(&mut Decoder::new(txn))
                     .map_err(|_| anyhow!("record {position} of the log is not a transaction"))?;
                 txns.push((position, header.zxid));
             }
+            Some(zab::Record::Mark(zab::Mark::Truncate(upto))) if upto < start => {
+                bail!("record {position} of the log makes the snapshot of {start} void")
+            }
             Some(zab::Record::Mark(zab::Mark::Truncate(upto))) => {
                 while txns.pop_if(|(_, zxid)| *zxid > upto).is_some() {}
             }
+            Some(zab::Record::Mark(zab::Mark::Installed(zxid))) if zxid == last => {}
             Some(zab::Record::Mark(zab::Mark::Installed(zxid))) => bail!(
                 "a state of {zxid} came from another server at record {position}, and its snapshot cannot be read"
             ),

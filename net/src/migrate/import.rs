@@ -1,12 +1,15 @@
 //! From ZooKeeper's files to a data directory of ours.
 //!
+//! Snapshot becomes snapshot and log becomes log: so a member of an ensemble can still truncate what was never
+//! committed, and one that lags behind it can be served from the log.
 //! Not here: reading the files (`state`), the formats on our side (`wal`, `engine::snapshot`).
 //! Invariant: the directory can be opened by a server only when snapshot and epochs are durable in it.
 
-use super::source::Source;
-use super::{EPOCHS, Epochs, Figures, state, table};
+use super::source::{Named, Source};
+use super::state::{self, Base, State};
+use super::{EPOCHS, Epochs, Figures, table};
 use anyhow::{Context, Result, bail};
-use engine::ids::SessionId;
+use engine::ids::{SessionId, Zxid};
 use engine::snapshot::Encoder;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,10 +18,12 @@ use std::sync::Arc;
 use std::time::Instant;
 use wal::disk::{Disk, RealDisk};
 use wal::snapshot::SnapshotWriter;
-use wal::{DataDir, Position, SmallFile};
+use wal::{DataDir, Group, Log, Position, SmallFile};
 
 const NODES_PER_SLICE: usize = 4096;
 const WRITE_BYTES: usize = 1 << 20;
+/// Of one group of the log.
+const GROUP_BYTES: usize = 4 << 20;
 /// What an orphaned ephemeral's session gets, ms: it is taken up again so that it can expire in good order.
 const ORPHAN_TIMEOUT_MS: i32 = 4_000;
 
@@ -38,10 +43,12 @@ pub struct Imported {
     pub figures: Figures,
     pub epochs: Epochs,
     pub snapshot: String,
+    /// Where our snapshot stands; the transactions behind it are in our log.
+    pub snapshot_at: Zxid,
     pub logs: Vec<String>,
     pub txns: u64,
     /// Whether a digest of ZooKeeper's was compared, and up to where it was equal.
-    pub digest_at: Option<engine::ids::Zxid>,
+    pub digest_at: Option<Zxid>,
     pub notes: Vec<String>,
     pub took_ms: u64,
 }
@@ -92,21 +99,30 @@ impl fmt::Display for Imported {
 pub fn import(source: &Source, target: &Target, ignore_digests: bool) -> Result<Imported> {
     let began = Instant::now();
     let before = source.fingerprint()?;
+    let unchanged = || match source.fingerprint()? == before {
+        true => Ok(()),
+        false => {
+            bail!(
+                "{} changed while it was read: a server is running on it; stop it first",
+                source.dir.display()
+            )
+        }
+    };
     let mut state = state::recover(source, ignore_digests)?;
     let epochs = source.epochs(state.db.last())?;
-    if source.fingerprint()? != before {
-        bail!("{} changed while it was read: a server is running on it; stop it first", source.dir.display());
-    }
-    let sessions = sessions(&mut state);
-    let figures = Figures { sessions: sessions.len(), ..Figures::of(&state.db) };
-    let note = format!(
-        "zxid {}\nnewest {}\nfrom {}\n",
-        state.db.last(),
-        source.newest_name()?,
-        source.dir.display()
-    );
-    write(&state, &sessions, epochs, target, &note)
-        .with_context(|| format!("cannot import into {}", target.data_dir.display()))?;
+    unchanged()?;
+    let figures = Figures::of(&state.db);
+    let note =
+        format!("zxid {}\nnewest {}\nfrom {}\n", figures.zxid, source.newest_name()?, source.dir.display());
+    let snapshot_at = state.base.walker.zxid();
+    let written = Filling::begin(target)
+        .and_then(|to| {
+            to.fill(&mut state, epochs)?;
+            unchanged()?;
+            to.complete(&note)
+        })
+        .with_context(|| format!("cannot import into {}", target.data_dir.display()));
+    written?;
     let snapshot = match state.complete_at {
         at if at > state.start => {
             format!("{} (written while transactions up to {at} were applied)", state.snapshot)
@@ -119,7 +135,8 @@ pub fn import(source: &Source, target: &Target, ignore_digests: bool) -> Result<
         figures,
         epochs,
         snapshot,
-        logs: state.logs,
+        snapshot_at,
+        logs: state.logs.iter().map(Named::name).collect(),
         txns: state.txns,
         digest_at: state.digest_at,
         notes: state.notes,
@@ -127,54 +144,83 @@ pub fn import(source: &Source, target: &Target, ignore_digests: bool) -> Result<
     })
 }
 
-/// The sessions, and those of ephemerals that nobody owns: nothing else would ever delete these.
-fn sessions(state: &mut state::State) -> Vec<(SessionId, i32)> {
-    let mut all: BTreeMap<SessionId, i32> = state.db.sessions().iter().map(|(s, t)| (*s, *t)).collect();
+/// The sessions of the base, and those of ephemerals that nobody owns: nothing else would ever delete these.
+fn sessions(state: &mut State) -> Vec<(SessionId, i32)> {
+    let live = state.db.sessions();
     let orphans: Vec<SessionId> =
-        state.db.ephemeral_owners().map(|(s, _)| s).filter(|s| !all.contains_key(s)).collect();
+        state.db.ephemeral_owners().map(|(s, _)| s).filter(|s| !live.contains_key(s)).collect();
     if !orphans.is_empty() {
         state.notes.push(format!(
             "{} sessions are gone but have left ephemeral nodes: they are taken up again, and expire",
             orphans.len()
         ));
     }
+    let mut all: BTreeMap<SessionId, i32> = state.base.sessions.iter().map(|(s, t)| (*s, *t)).collect();
     all.extend(orphans.into_iter().map(|s| (s, ORPHAN_TIMEOUT_MS)));
     all.into_iter().collect()
 }
 
-fn write(
-    state: &state::State,
-    sessions: &[(SessionId, i32)],
-    epochs: Epochs,
-    target: &Target,
-    note: &str,
-) -> Result<()> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::buffered());
-    let data = DataDir::begin_import(disk.clone(), &target.data_dir)?;
-    let log = match target.log_dir == target.data_dir {
-        true => None,
-        false => Some(DataDir::begin_import(disk, &target.log_dir)?),
-    };
-    let text = format!("{} {}\n", epochs.accepted, epochs.current);
-    SmallFile::new(&data, EPOCHS).replace(text.as_bytes())?;
-    write_snapshot(state, sessions, &data)?;
-    if let Some(log) = log {
-        log.complete_import(note)?;
-    }
-    data.complete_import(note)?;
-    Ok(())
+/// The directories that are being filled; no server can open them.
+struct Filling {
+    data: Arc<DataDir>,
+    /// The log's, if it is another.
+    log: Option<Arc<DataDir>>,
 }
 
-fn write_snapshot(state: &state::State, sessions: &[(SessionId, i32)], data: &Arc<DataDir>) -> Result<()> {
-    let zxid = state.db.last();
-    let mut walker = state.tree.walker(zxid).context("the tree has no reader left")?;
-    // The first record of an empty log is the one behind it.
+impl Filling {
+    fn begin(target: &Target) -> Result<Filling> {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::buffered());
+        let data = DataDir::begin_import(disk.clone(), &target.data_dir, None)?;
+        let log = match target.log_dir == target.data_dir {
+            true => None,
+            false => Some(DataDir::begin_import(disk, &target.log_dir, Some(&data))?),
+        };
+        Ok(Filling { data, log })
+    }
+
+    /// Writes epochs, the snapshot, and the transactions behind it.
+    fn fill(&self, state: &mut State, epochs: Epochs) -> Result<()> {
+        let text = format!("{} {}\n", epochs.accepted, epochs.current);
+        SmallFile::new(&self.data, EPOCHS).replace(text.as_bytes())?;
+        let sessions = sessions(state);
+        let base = state.base.walker.zxid();
+        write_snapshot(&mut state.base, sessions, &self.data)?;
+        if state.db.last() == base {
+            return Ok(());
+        }
+        let options = wal::Options { background: false, ..wal::Options::default() };
+        let (mut log, _) = Log::open(self.log.as_ref().unwrap_or(&self.data), options)?;
+        let mut group = Group::new(GROUP_BYTES);
+        state::tail(&state.logs, base, state.db.last(), |txn| {
+            group.push_slice(txn)?;
+            if group.is_full() {
+                log.write(&mut group)?;
+            }
+            Ok(())
+        })?;
+        if !group.is_empty() {
+            log.write(&mut group)?;
+        }
+        Ok(log.close()?)
+    }
+
+    fn complete(&self, note: &str) -> Result<()> {
+        if let Some(log) = &self.log {
+            log.complete_import(note, Some(&self.data))?;
+        }
+        Ok(self.data.complete_import(note, None)?)
+    }
+}
+
+fn write_snapshot(base: &mut Base, sessions: Vec<(SessionId, i32)>, data: &Arc<DataDir>) -> Result<()> {
+    let zxid = base.walker.zxid();
+    // The first record of the log is the one behind it.
     let mut writer = SnapshotWriter::create(data, Position(0), zxid.0)?;
     let mut encoder = Encoder::default();
     let mut out = Vec::with_capacity(2 * WRITE_BYTES);
-    encoder.head(zxid, Some(state.db.tree.digest()), sessions.iter().copied(), &mut out);
+    encoder.head(zxid, Some(base.digest), sessions, &mut out);
     loop {
-        let more = walker.slice(NODES_PER_SLICE, |path, node| {
+        let more = base.walker.slice(NODES_PER_SLICE, |path, node| {
             encoder.node(path, node.data(), node.acl(), &node.stat_persisted(), &mut out);
         });
         if !more {

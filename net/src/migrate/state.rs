@@ -2,6 +2,8 @@
 //!
 //! Not here: which files there are (`source`), their bytes (`engine::foreign`), what becomes of the state (`import`).
 //! Invariants:
+//! - the state at the end of the snapshot's writing is kept apart ([`Base`]): only committed transactions are in it, and
+//!   what the logs hold behind it a member of an ensemble may yet have to truncate;
 //! - a snapshot that was written while transactions were applied is taken as such: from its zxid up to the last change
 //!   that it may hold the logs are replayed leniently, and its state counts only if they reach that far;
 //! - no transaction is missing between the snapshot and the end, as far as zxids can tell, and digests agree;
@@ -34,18 +36,26 @@ const COLLECT_EVERY: u64 = 4096;
 /// What ZooKeeper's files add up to.
 pub(super) struct State {
     pub db: Database,
-    pub tree: tree::Handle,
     /// The snapshot that was loaded, the zxid of its name, and the one at which its writing had ended.
     pub snapshot: String,
     pub start: Zxid,
     pub complete_at: Zxid,
+    pub base: Base,
     /// Logs of which something was used.
-    pub logs: Vec<String>,
+    pub logs: Vec<Named>,
     pub txns: u64,
     /// The newest digest of ZooKeeper's that was compared, and equal.
     pub digest_at: Option<Zxid>,
     /// What an operator should know, one line each.
     pub notes: Vec<String>,
+}
+
+/// The state at which a snapshot is whole, when more follows.
+pub(super) struct Base {
+    /// Stands there.
+    pub walker: tree::Walker,
+    pub digest: u64,
+    pub sessions: HashMap<SessionId, i32>,
 }
 
 /// Reads the newest state. With `ignore_digests` a digest that differs is a note and no error.
@@ -188,8 +198,14 @@ fn load(file: &Named) -> Result<Loaded> {
 fn from_snapshot(file: &Named, logs: &[Named], ignore_digests: bool) -> Result<State> {
     let loaded = load(file)?;
     let Loaded { db, tree, footers, complete_at, without_acl } = loaded;
+    // Without footers the end of its writing is not known, so its own state is not either: all of the logs belongs to it.
+    let told = footers.last.is_some() || footers.digest.is_some_and(|(z, _)| z >= file.zxid);
     let mut replay = Replay {
         db,
+        tree,
+        base_at: told.then_some(complete_at),
+        base: None,
+        without_acl,
         complete_at,
         footer: footers.digest,
         strict: footers.digest.is_some(),
@@ -202,6 +218,7 @@ fn from_snapshot(file: &Named, logs: &[Named], ignore_digests: bool) -> Result<S
         doubt: None,
     };
     replay.compare_footer()?;
+    replay.take_base()?;
     let mut used = Vec::new();
     // The newest log that begins at or before the first transaction wanted, and all behind it.
     let wanted = Zxid(file.zxid.0.saturating_add(1));
@@ -210,30 +227,25 @@ fn from_snapshot(file: &Named, logs: &[Named], ignore_digests: bool) -> Result<S
         let before = replay.txns;
         replay.file(log).with_context(|| log.name())?;
         if replay.txns > before {
-            used.push(log.name());
+            used.push(log.clone());
         }
     }
-    replay.finish(&without_acl)?;
-    let Replay { mut db, digest_at, txns, notes, .. } = replay;
-    db.tree.publish(db.last());
-    while db.tree.collect(usize::MAX).more {}
-    Ok(State {
-        db,
-        tree,
-        snapshot: file.name(),
-        start: file.zxid,
-        complete_at,
-        logs: used,
-        txns,
-        digest_at,
-        notes,
-    })
+    let base = replay.finish()?;
+    let Replay { db, digest_at, txns, notes, .. } = replay;
+    let (snapshot, start) = (file.name(), file.zxid);
+    Ok(State { db, snapshot, start, complete_at, base, logs: used, txns, digest_at, notes })
 }
 
 /// The logs behind a snapshot, applied to it.
 struct Replay {
     db: Database,
+    tree: tree::Handle,
     complete_at: Zxid,
+    /// Where the base is taken; `None`: at the end.
+    base_at: Option<Zxid>,
+    base: Option<Base>,
+    /// Nodes whose ACL was not in the snapshot's table.
+    without_acl: Vec<String>,
     /// The digest of the snapshot's footer, until it was compared.
     footer: Option<(Zxid, u64)>,
     /// Whether every digest behind `complete_at` must agree. Without a footer the snapshot's end is only known to be
@@ -311,6 +323,7 @@ impl Replay {
             .map_err(|_| anyhow!("transaction {zxid} cannot be applied: its operations are unreadable"))?;
         self.txns += 1;
         self.compare(zxid, digest)?;
+        self.take_base()?;
         if self.txns.is_multiple_of(COLLECT_EVERY) {
             // Nobody reads yet, so everything superseded can go at once.
             self.db.tree.publish(zxid);
@@ -389,7 +402,27 @@ impl Replay {
         Ok(())
     }
 
-    fn finish(&mut self, without_acl: &[String]) -> Result<()> {
+    /// Takes the base when the state is there.
+    fn take_base(&mut self) -> Result<()> {
+        if self.base.is_some() || self.base_at.is_none_or(|at| self.db.last() < at) {
+            return Ok(());
+        }
+        self.base = Some(self.base_now()?);
+        Ok(())
+    }
+
+    fn base_now(&self) -> Result<Base> {
+        let view = self.db.tree.latest();
+        let closed = nobody();
+        let unknown = |p: &&String| view.get(p).is_some_and(|n| n.acl()[..] == closed);
+        if let Some(path) = self.without_acl.iter().find(unknown) {
+            bail!("node {path:?} has an access control list that the snapshot does not hold");
+        }
+        let walker = self.tree.walker(self.db.last()).context("the tree has no reader left")?;
+        Ok(Base { walker, digest: self.db.tree.digest(), sessions: self.db.sessions().clone() })
+    }
+
+    fn finish(&mut self) -> Result<Base> {
         if let Some(doubt) = self.doubt.take() {
             bail!("{doubt}");
         }
@@ -404,11 +437,37 @@ impl Replay {
                 self.complete_at
             );
         }
-        let view = self.db.tree.latest();
-        let open = nobody();
-        match without_acl.iter().find(|p| view.get(p).is_some_and(|n| n.acl()[..] == open)) {
-            Some(path) => bail!("node {path:?} has an access control list that the snapshot does not hold"),
-            None => Ok(()),
+        match self.base.take() {
+            Some(base) => Ok(base),
+            None => self.base_now(),
         }
     }
+}
+
+/// Hands `each` every transaction behind `after` up to `upto` once more, from logs that were read before.
+pub(super) fn tail(
+    logs: &[Named],
+    after: Zxid,
+    upto: Zxid,
+    mut each: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<u64> {
+    let (mut last, mut count) = (after, 0);
+    for file in logs {
+        let mut parser = log::Parser::new(Bounds::default());
+        pump(File::open(&file.path)?, |bytes| {
+            parser.feed(bytes, |_, bytes| {
+                let txn = Txn::decode(bytes).map_err(|e| Failed::Txn(e.into()))?;
+                let zxid = txn.header.zxid;
+                if zxid <= last || zxid > upto {
+                    return Ok(());
+                }
+                (last, count) = (zxid, count + 1);
+                each(bytes).map_err(Failed::Txn)
+            })
+        })?;
+    }
+    if last != upto {
+        bail!("the logs end at {last} when they are read again, and not at {upto}");
+    }
+    Ok(count)
 }
