@@ -149,6 +149,9 @@ fn rounds_are_caught_up_with_and_those_behind_are_told() {
         "back to its own vote in a new round"
     );
     assert_eq!(one.e.round(), 5);
+    assert_eq!(one.hear(1, &vote(Looking, 2, 7, 6)), None);
+    assert_eq!(one.timeout(MS.plus(19)), None, "3 has not been heard in this round");
+    assert_eq!(one.timeout(MS.plus(20)).unwrap().state, Leading);
 }
 
 #[test]
@@ -233,6 +236,8 @@ fn a_leader_that_is_only_talked_about_is_not_believed() {
     one.e.peer_down(id(5));
     assert_eq!(one.hear(4, &vote(Following, 5, 9, 1)), None);
     assert_eq!(one.timeout(MS.plus(5_000)), None);
+    assert_eq!(one.hear(5, &vote(Following, 4, 9, 3)), None, "it lives, and does not lead");
+    assert_eq!(one.hear(2, &vote(Following, 5, 9, 1)), None);
     // The others say that we lead; but not in this round: that was before we restarted.
     for from in [2, 3, 4] {
         assert_eq!(one.hear(from, &vote(Following, 1, 9, 6)), None);
@@ -305,12 +310,41 @@ fn a_stranger_is_answered_and_has_no_voice() {
     assert_eq!((one.e.round(), one.hear(9, &vote(Leading, 9, 99, 1))), (1, None));
     one.said();
     assert_eq!(one.hear(9, &vote(Following, 9, 99, 1)), None);
-    assert_eq!(one.said(), [], "two strangers do not talk for ever");
+    assert_eq!(one.said(), [], "it does not ask");
     one.hear(2, &vote(Looking, 1, 7, 1));
     assert_eq!(one.timeout(MS.plus(20)).unwrap().state, Leading);
     one.hear(9, &vote(Looking, 9, 99, 50));
     assert_eq!(one.said(), [(9, Leading, 1, 1, 1)]);
     assert!(!one.e.heard_looking());
+}
+
+/// An Apache observer that is ahead in rounds answers the answer.
+#[test]
+fn a_stranger_is_not_told_the_same_thing_for_ever() {
+    let mut one = One::looking(1, &members(3, 1), 7);
+    one.said();
+    let asks = vote(Looking, Notification::NOBODY, 0, 50);
+    let ask = |one: &mut One, ms| {
+        one.e.handle(id(4), &asks, MS.plus(ms), &mut one.said);
+        one.said().len()
+    };
+    assert_eq!([0, 1, 99, 100, 101].map(|ms| ask(&mut one, ms)), [1, 0, 0, 1, 0]);
+    one.hear(2, &vote(Looking, 2, 9, 1));
+    one.said();
+    assert_eq!([102, 103].map(|ms| ask(&mut one, ms)), [1, 0], "something new is told at once");
+    for stranger in 5..500 {
+        one.e.handle(id(stranger), &asks, MS, &mut one.said);
+    }
+    assert_eq!(one.said().len(), 495);
+}
+
+#[test]
+fn an_observer_that_looks_does_not_answer_those_behind_it() {
+    let mut one = One::looking(4, &members(3, 1), 7);
+    one.start(4, 7);
+    one.said();
+    assert_eq!(one.hear(1, &vote(Looking, 1, 7, 1)), None);
+    assert_eq!(one.said(), []);
 }
 
 #[test]
@@ -320,9 +354,12 @@ fn an_observer_learns_the_leader() {
     let nobody = (Notification::NOBODY, Zxid::from_wire(i64::MIN), i64::MIN);
     assert_eq!((*to, n.leader.0, n.zxid, n.peer_epoch), (3, nobody.0, nobody.1, nobody.2));
     assert_eq!(one.hear(1, &vote(Following, 3, 9, 5)), None);
-    assert_eq!(one.timeout(MS.plus(30_000)), None);
-    let again = one.e.next_deadline().unwrap();
-    assert!(again.since(MS.plus(30_000)) <= 1_000, "nobody tells it if it does not ask");
+    one.timeout(MS);
+    for _ in 0..20 {
+        let at = one.e.next_deadline().unwrap();
+        assert_eq!(one.timeout(at), None);
+        assert!(one.e.next_deadline().unwrap().since(at) <= 1_000, "nobody tells it if it does not ask");
+    }
     assert_eq!(one.hear(3, &vote(Leading, 3, 9, 5)).map(|d| (d.leader, d.state)), Some((id(3), Observing)));
 
     // It may also see an election come to its end.
