@@ -198,8 +198,11 @@ fn load(file: &Named) -> Result<Loaded> {
 fn from_snapshot(file: &Named, logs: &[Named], ignore_digests: bool) -> Result<State> {
     let loaded = load(file)?;
     let Loaded { db, tree, footers, complete_at, without_acl } = loaded;
-    // Without footers the end of its writing is not known, so its own state is not either: all of the logs belongs to it.
-    let told = footers.last.is_some() || footers.digest.is_some_and(|(z, _)| z >= file.zxid);
+    // Without footers the end of its writing is not known, so its own state is not either: all of the logs belongs to
+    // it. But what a server writes before its first transaction nobody can have changed meanwhile.
+    let told = footers.last.is_some()
+        || footers.digest.is_some_and(|(z, _)| z >= file.zxid)
+        || complete_at == Zxid::ZERO;
     let mut replay = Replay {
         db,
         tree,
@@ -218,6 +221,10 @@ fn from_snapshot(file: &Named, logs: &[Named], ignore_digests: bool) -> Result<S
         doubt: None,
     };
     replay.compare_footer()?;
+    if replay.digest_at.is_some() {
+        // An older digest that still agrees: nothing was changed since.
+        replay.base_at = Some(complete_at);
+    }
     replay.take_base()?;
     let mut used = Vec::new();
     // The newest log that begins at or before the first transaction wanted, and all behind it.
