@@ -12,6 +12,7 @@ use crate::pipeline::{Applied, Origin};
 use crate::proto::{Encode, Op};
 use crate::session::password;
 use crate::time::Now;
+use crate::zab::Role;
 
 /// Tree digests kept: of every zxid that this divides, so many (fact sheet section 4, `hash`).
 const DIGEST_EVERY: u64 = 128;
@@ -159,7 +160,10 @@ impl Server {
     fn apply(&mut self, zxid: Zxid, bytes: &[u8], batch: &mut ChangeBatch, now: Now) {
         self.gauges.commits += 1;
         let own = self.waiting.pop_front_if(|(z, _)| *z == zxid);
-        let origin = if own.is_some() { Origin::Own } else { Origin::Foreign };
+        // In an ensemble the digest is computed and compared also for what this server proposed: roles change, and what a
+        // prediction only claimed would be the base of the next leader's.
+        let alone = own.is_some() && self.zab.role() == Role::Alone;
+        let origin = if alone { Origin::Own } else { Origin::Foreign };
         let (waits, freed) = match own {
             Some((_, waits)) => {
                 self.queued_bytes -= bytes.len();

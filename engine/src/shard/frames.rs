@@ -161,7 +161,8 @@ impl Shard {
             let Some(id) = self.lists.ring.pop_front() else { break };
             let Some(slot) = self.conns.resolve(id) else { continue };
             self.go_on(slot, now, core);
-            if self.conns[slot].blocked == Blocked::Ring {
+            // One that is being closed was not put back, though nothing else stopped it.
+            if self.conns[slot].blocked == Blocked::Ring && self.lists.ring.back() == Some(&id) {
                 // The ring is still full. It was put behind the others; put it first, and try again next turn.
                 self.lists.ring.rotate_right(1);
                 break;

@@ -30,6 +30,9 @@ pub struct Settings {
     pub knobs: Knobs,
     /// The longest data of a packet, bytes.
     pub packet_max: usize,
+    /// This server has no history of its own, and nobody said that it may begin one: it votes when it was synchronised,
+    /// or when no voter has one.
+    pub empty: bool,
 }
 
 impl Settings {
@@ -44,6 +47,7 @@ impl Settings {
             epoch_wait_ms: None,
             knobs: Knobs::default(),
             packet_max: 0,
+            empty: false,
         }
     }
 
@@ -134,6 +138,12 @@ impl Base {
     /// The last zxid up to which this server's own log is durable.
     pub fn durable_zxid(&self) -> Zxid {
         self.window.before(self.volatile_at)
+    }
+
+    /// The end of the history as votes and promises state it. -1: there is none, and this server does not count (fact
+    /// sheet 8.3 step 6, 9.4 step 3).
+    pub fn history_end(&self) -> Zxid {
+        if self.settings.empty { Zxid::MAX } else { self.window.last() }
     }
 
     /// The last zxid that was taken for applying.

@@ -198,16 +198,24 @@ impl Learner {
     }
 
     fn trunc(&mut self, base: &mut Base, to: Zxid, ports: &mut dyn Ports) -> Handled {
+        // The beginning of an epoch is no transaction: what is kept ends right before it.
+        let begun = (to.counter() == 0).then(|| base.window.after(to)).flatten();
+        let to = begun.map_or(to, |place| base.window.before(place));
         self.sync_committed = to;
-        if to >= base.applied() && to >= base.window.base() {
+        if to >= base.applied() && base.window.holds(to) {
             base.truncate(to, ports);
             self.stage = Stage::Syncing;
             return Ok(());
         }
+        self.rebuild(base, to, ports);
+        Ok(())
+    }
+
+    /// Asks for the state as it was at `to`.
+    fn rebuild(&mut self, base: &mut Base, to: Zxid, ports: &mut dyn Ports) {
         base.persist(Persist::Mark(Mark::Truncate(to)), ports);
         self.stage = Stage::Loading { zxid: to, stream: false };
         base.tell(Event::Rebuild { zxid: to });
-        Ok(())
     }
 
     /// The driver has replaced the state: it is what the leader asked for, and durable.
@@ -217,10 +225,16 @@ impl Learner {
         if stream {
             base.persist(Persist::Mark(Mark::Installed(zxid)), ports);
         } else if base.window.last() != zxid {
-            return Err(Why::new(format!(
-                "this server's history ends at {} and has no {zxid} to be cut at; it asks for a snapshot next",
-                base.window.last()
-            )));
+            // What the leader took for common is not: another history. Nothing of this one can be kept, and until all of
+            // the leader's is here this server does not count.
+            base.settings.empty = true;
+            self.rebuild(base, Zxid::ZERO, ports);
+            return Ok(());
+        } else if zxid == Zxid::ZERO {
+            base.settings.empty = true;
+            return Err(Why::new(
+                "its history had nothing in common with the leader's; it asks for all of it",
+            ));
         }
         self.sync_committed = zxid;
         self.stage = Stage::Syncing;
@@ -358,11 +372,13 @@ impl Learner {
             Stage::Promising { ticket, first } if base.durable >= ticket => {
                 let mut data = Vec::with_capacity(4);
                 data.put_int(if first { base.epochs.current as i32 } else { -1 });
-                put_packet(ports.out(self.link), Kind::AckEpoch, base.window.last(), Some(&data));
+                put_packet(ports.out(self.link), Kind::AckEpoch, base.history_end(), Some(&data));
                 self.stage = Stage::Promised;
             }
             Stage::Taking { ticket } if base.durable >= ticket => {
                 put_packet(ports.out(self.link), Kind::Ack, Zxid::new(self.epoch, 0), None);
+                // From here on this server holds the leader's history, durably.
+                base.settings.empty = false;
                 self.stage = Stage::Taken;
             }
             _ => {}

@@ -16,6 +16,7 @@ use super::{Epochs, Ports};
 use crate::ids::{LinkId, ServerId, SessionId, Ticket, Zxid};
 use crate::proto::{Encode, Id};
 use crate::time::MonoMs;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What a member tells the core.
@@ -92,6 +93,8 @@ pub struct Member {
     /// When the present phase began.
     since: MonoMs,
     elections: u64,
+    /// Voters that have no history, as far as they said.
+    blank: BTreeSet<ServerId>,
 }
 
 impl Member {
@@ -104,6 +107,7 @@ impl Member {
             phase: Phase::Alone,
             since: MonoMs(0),
             elections: 0,
+            blank: BTreeSet::new(),
         }
     }
 
@@ -116,6 +120,7 @@ impl Member {
             phase: Phase::Looking,
             since: MonoMs(0),
             elections: 0,
+            blank: BTreeSet::new(),
         }
     }
 
@@ -141,13 +146,48 @@ impl Member {
         self.since = now;
         self.base.events.retain(|e| matches!(e, Event::Dropped { .. } | Event::Looking { .. }));
         self.base.tell(Event::Looking { why: why.0.clone() });
+        self.elect(now, ports);
+    }
+
+    fn elect(&mut self, now: MonoMs, ports: &mut dyn Ports) {
+        self.forget_emptiness();
         let mine = Vote {
             leader: self.base.settings.me,
-            zxid: self.base.window.last(),
+            zxid: self.base.history_end(),
             epoch: i64::from(self.base.epochs.current),
         };
         if let Some(e) = &mut self.election {
             e.start(mine, now, ports);
+        }
+    }
+
+    /// A server without a history votes once no voter has one: the ensemble is being created.
+    fn forget_emptiness(&mut self) {
+        let base = &mut self.base;
+        let me = base.settings.me;
+        if base.settings.empty && base.members.voters().iter().all(|id| *id == me || self.blank.contains(id))
+        {
+            base.settings.empty = false;
+        }
+    }
+
+    /// Notes who has no history either. The election begins anew when that is everybody.
+    fn note_blank(&mut self, from: ServerId, n: &Notification, now: MonoMs, ports: &mut dyn Ports) {
+        if !self.base.settings.empty
+            || !matches!(self.phase, Phase::Looking)
+            || !self.base.members.is_voter(from)
+        {
+            return;
+        }
+        let nothing = n.state == PeerState::Looking
+            && (n.zxid == Zxid::MAX || (n.zxid == Zxid::ZERO && n.peer_epoch <= 0));
+        if !nothing {
+            self.blank.remove(&from);
+        } else if self.blank.insert(from) {
+            self.forget_emptiness();
+            if !self.base.settings.empty {
+                self.elect(now, ports);
+            }
         }
     }
 
@@ -275,6 +315,7 @@ impl Member {
         ports: &mut dyn Ports,
     ) -> Result<(), Why> {
         let n = Notification::decode(message).map_err(|e| Why::new(e.0))?;
+        self.note_blank(from, &n, now, ports);
         let Some(e) = &mut self.election else { return Ok(()) };
         let decided = e.handle(from, &n, now, ports);
         if let Some(d) = decided.filter(|_| matches!(self.phase, Phase::Looking)) {
@@ -519,6 +560,10 @@ impl Member {
     /// The newest history.
     pub fn window(&self) -> &Window {
         &self.base.window
+    }
+    /// Whether it has no history and waits to be given one, or for all voters to have none.
+    pub fn is_empty(&self) -> bool {
+        self.base.settings.empty
     }
     pub fn epochs(&self) -> Epochs {
         self.base.epochs

@@ -2,12 +2,13 @@
 //!
 //! Not here: reading the configuration (`config`), the sockets (`peers`).
 
-use crate::config::EnsembleConfig;
+use crate::config::{Config, EnsembleConfig};
 use crate::peers::{PeerLine, PeerOptions, Peers};
 use crate::ring::Wake;
 use anyhow::{Context, Result};
+use engine::ids::Zxid;
 use engine::limits::Limits;
-use engine::zab::{Knobs, Settings};
+use engine::zab::{Epochs, Knobs, Settings};
 use std::sync::Arc;
 
 /// The longest packet that is taken from a peer: twice what a client may send is what Apache's readers take, and a
@@ -15,7 +16,7 @@ use std::sync::Arc;
 const PACKET_BYTES_MIN: usize = 256 << 20;
 
 /// What the engine is told.
-pub fn settings(e: &EnsembleConfig, limits: &Limits) -> Settings {
+pub fn settings(e: &EnsembleConfig, limits: &Limits, empty: bool) -> Settings {
     Settings {
         me: e.me,
         observer: !e.members.is_voter(e.me),
@@ -29,6 +30,7 @@ pub fn settings(e: &EnsembleConfig, limits: &Limits) -> Settings {
             notification_max_ms: e.notification_max_ms,
         },
         packet_max: packet_max(limits),
+        empty,
     }
 }
 
@@ -60,4 +62,23 @@ pub fn open_peers(e: &EnsembleConfig, limits: &Limits, wake: Arc<dyn Wake>) -> R
     };
     Peers::open(e.me, lines, options, wake)
         .with_context(|| format!("server {} cannot listen for its peers", e.me))
+}
+
+/// Whether a server may not vote yet: its directory holds nothing, or nothing that counts, and the operator has not
+/// allowed it to begin a history (a file `initialize` beside `myid`, which is used up, fact sheet 10.4).
+pub fn is_empty(config: &Config, last: Zxid, epochs: Epochs, logged: bool) -> bool {
+    if last != Zxid::ZERO || (epochs.current > 0 && !logged) {
+        return false;
+    }
+    let allowed = config.data_dir.join("initialize");
+    if std::fs::remove_file(&allowed).is_ok() {
+        tracing::info!("{} allows this server to begin with nothing", allowed.display());
+        return false;
+    }
+    tracing::info!(
+        "this server has no data: it gets a vote when it is synchronised, or when all voters are there and none has data; \
+         to let it begin a new ensemble with fewer, stop it and create {}",
+        allowed.display()
+    );
+    true
 }

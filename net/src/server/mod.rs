@@ -44,7 +44,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use wal::SmallFile;
+use wal::{Position, SmallFile};
 
 /// The server id that a lone server puts into session ids (fact sheet 3.2).
 const LONE_SERVER_ID: u8 = 1;
@@ -295,8 +295,10 @@ impl Parts<'_> {
         let mut ports = Ports::new(journal, members);
         let engine = match &self.config.ensemble {
             Some(e) => {
-                let reached =
-                    (ensemble::settings(e, &limits), e.members.clone(), recovered.epochs, recovered.window);
+                let logged = ports.journal.reader().durable() > Position(0);
+                let empty = ensemble::is_empty(&self.config, recovered.db.last(), recovered.epochs, logged);
+                let settings = ensemble::settings(e, &limits, empty);
+                let reached = (settings, e.members.clone(), recovered.epochs, recovered.window);
                 let mut engine = Engine::member(limits, recovered.db, reached, shards, now);
                 engine.start(now, &mut ports);
                 engine
