@@ -301,7 +301,11 @@ impl Elections {
             return tools.gripes.warn(About::Host(from.ip()), now, &line);
         }
         if !self.peers.contains_key(&id) {
-            tracing::info!("{from} is server {id}, which is not in the configuration of this server");
+            let line = format!(
+                "{from} says on the election port that it is server {id}, which is not in the configuration of this \
+                 server: it is answered, and has no vote"
+            );
+            tools.gripes.warn(About::Stranger(from.ip()), now, &line);
             self.make_room_for_stranger();
         }
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(false, now));

@@ -1,4 +1,5 @@
-//! Log lines about peers that misbehave: the first one at once, repetitions counted.
+//! Log lines about peers that misbehave: the first one at once, repetitions counted, and told ever more seldom while
+//! they do not end.
 //!
 //! Invariant: whoever calls us, and however often, the log grows by a bounded number of lines per minute.
 
@@ -6,8 +7,8 @@ use engine::time::MonoMs;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// Between two lines about the same, ms.
-const QUIET_MS: u64 = 10_000;
+/// Between two lines about the same, ms: doubled from the first to the last while it goes on.
+const QUIET_MS: (u64, u64) = (10_000, 600_000);
 /// Hosts and members remembered; beyond it nothing new is logged until some are forgotten.
 const REMEMBERED_MAX: usize = 128;
 
@@ -16,6 +17,8 @@ const REMEMBERED_MAX: usize = 128;
 pub(super) enum About {
     /// What comes from a host.
     Host(IpAddr),
+    /// A server from there that is no member.
+    Stranger(IpAddr),
     /// The way to a member.
     Member(i64),
     /// Ourselves: ports, descriptors.
@@ -23,7 +26,11 @@ pub(super) enum About {
 }
 
 struct Said {
+    /// When the last line was logged, and how long there is none after it.
     at: MonoMs,
+    quiet_ms: u64,
+    /// When it last happened.
+    last: MonoMs,
     kept_back: u64,
 }
 
@@ -35,24 +42,26 @@ impl Gripes {
     /// What to log: `text` and how often it was kept back since the last line, or nothing.
     pub(super) fn judge(&mut self, about: About, now: MonoMs, text: &str) -> Option<String> {
         if let Some(said) = self.0.get_mut(&about) {
-            if now.since(said.at) < QUIET_MS {
+            let goes_on = now.since(said.last) < QUIET_MS.0;
+            said.last = now;
+            if now.since(said.at) < said.quiet_ms {
                 said.kept_back += 1;
                 return None;
             }
-            let more = std::mem::take(&mut said.kept_back);
+            said.quiet_ms = if goes_on { (said.quiet_ms * 2).min(QUIET_MS.1) } else { QUIET_MS.0 };
             said.at = now;
-            return Some(match more {
+            return Some(match std::mem::take(&mut said.kept_back) {
                 0 => text.to_owned(),
                 n => format!("{text} ({n} more like it since the last such line)"),
             });
         }
         if self.0.len() >= REMEMBERED_MAX {
-            self.0.retain(|_, said| now.since(said.at) < QUIET_MS);
+            self.0.retain(|_, said| now.since(said.last) < QUIET_MS.0);
             if self.0.len() >= REMEMBERED_MAX {
                 return None;
             }
         }
-        self.0.insert(about, Said { at: now, kept_back: 0 });
+        self.0.insert(about, Said { at: now, quiet_ms: QUIET_MS.0, last: now, kept_back: 0 });
         Some(text.to_owned())
     }
 
@@ -81,5 +90,17 @@ mod tests {
             .filter_map(|n| g.judge(About::Host(IpAddr::from(n.to_be_bytes())), MonoMs(10_002), "y"));
         assert!(lines.count() < REMEMBERED_MAX);
         assert!(g.judge(About::Us, MonoMs(30_000), "z").is_some());
+    }
+
+    #[test]
+    fn what_does_not_end_is_told_ever_more_seldom_until_it_has_ended() {
+        let mut g = Gripes::default();
+        let mut said = |from_s: u64, to_s: u64| {
+            (from_s..to_s).filter(|s| g.judge(About::Us, MonoMs(s * 1000), "x").is_some()).count()
+        };
+        let hour = said(0, 3600);
+        assert!((8..=14).contains(&hour), "{hour} lines");
+        assert_eq!(said(5000, 5001), 1, "a new beginning");
+        assert_eq!(said(5001, 5011), 1, "at the pace of the beginning");
     }
 }
