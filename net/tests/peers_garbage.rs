@@ -6,7 +6,7 @@ mod peers_support;
 use engine::ids::ServerId;
 use engine::zab::Links;
 use net::peers::PeerEvent;
-use peers_support::{Node, connect, election_addr, hello, hex, is_closed, lines, until};
+use peers_support::{Node, connect, election_addr, hello, hex, is_closed, lines, quorum_addr, until};
 use std::cell::RefCell;
 use std::io::Write;
 use std::sync::Once;
@@ -94,4 +94,62 @@ fn the_log_is_not_flooded() {
     }
     let lines = log.take().lines().count();
     assert!((1..=5).contains(&lines), "{lines} lines");
+}
+
+/// Bytes that follow from a seed, in pieces; some begin as a good caller would.
+fn noise(seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut bytes = match next() % 4 {
+        0 => hello(3 + (next() % 5) as i64, "127.0.0.1:1"),
+        1 => (-65_536 + (next() % 3) as i64).to_be_bytes().to_vec(),
+        _ => Vec::new(),
+    };
+    for _ in 0..next() % 200 {
+        bytes.push(if next() % 2 == 0 { 0 } else { next() as u8 });
+    }
+    bytes
+}
+
+#[test]
+fn noise_on_both_ports_disturbs_nobody() {
+    let _log = Log::start();
+    let l = lines(2);
+    let (mut a, mut b) = (Node::open(1, &l), Node::open(2, &l));
+    a.peers.listen(true);
+    b.peers.listen(true);
+    let link = b.peers.dial(ServerId(1));
+    a.peers.send_election(ServerId(2), b"0");
+    until("connected", &mut [&mut a, &mut b], |n| n[1].messages(1) == [b"0"]);
+    until("linked", &mut [&mut a, &mut b], |n| n[1].saw(&PeerEvent::Up(link)) && n[0].accepted().is_some());
+    let accepted = a.accepted().expect("seen");
+    let mut open = Vec::new();
+    for seed in 0..300 {
+        for to in [election_addr(&l[0]), quorum_addr(&l[0])] {
+            let mut s = connect(to);
+            let bytes = noise(seed);
+            let (one, other) = bytes.split_at(bytes.len() / 2);
+            // It may be closed at the first half.
+            let _maybe = s.write_all(one);
+            a.step();
+            let _maybe = s.write_all(other);
+            open.push(s);
+        }
+        if seed % 50 == 49 {
+            let word = seed.to_be_bytes();
+            a.peers.send_election(ServerId(2), &word);
+            b.peers.out(link).extend_from_slice(&word);
+            until("the message", &mut [&mut a, &mut b], |n| n[1].messages(1) == [word]);
+            until("the bytes", &mut [&mut a, &mut b], |n| n[0].peers.input(accepted) == word);
+            a.peers.consume(accepted, word.len());
+            open.drain(..open.len() / 2);
+        }
+    }
+    assert_eq!((a.count(&down(2)), b.count(&down(1))), (0, 0));
+    assert!(a.downs(accepted).is_empty() && b.downs(link).is_empty());
 }

@@ -347,6 +347,7 @@ impl Elections {
 
     fn take_road(&mut self, id: ServerId, conn: Conn) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        conn.stream.limit_silence();
         self.tokens.insert(conn.token, id);
         peer.road = Road::Up(conn);
         peer.wanted = false;
