@@ -216,7 +216,9 @@ impl Server {
             Service::Closed { missing } | Service::Opening { missing, .. } => missing,
             Service::Ordering(_) | Service::Learning => {
                 self.generation += 1;
-                self.control(Target::All(Act::CloseAll { generation: self.generation }));
+                // Behind nothing: what is not applied yet waits for the shards' answers to this.
+                let target = Target::All(Act::CloseAll { generation: self.generation });
+                self.control_behind(Zxid::ZERO, Item::Control { target, body: Vec::new() });
                 self.shards
             }
         };

@@ -78,6 +78,8 @@ struct Peer {
     sync_end: Place,
     /// The last zxid it has acknowledged.
     acked: Zxid,
+    /// What it was told to commit before NEWLEADER.
+    taken: Zxid,
     /// Acknowledged before NEWLEADER was.
     early: Zxid,
     /// SYNC is due when everything up to this is committed there.
@@ -150,6 +152,7 @@ impl Leader {
             commit_at: 0,
             sync_end: 0,
             acked: Zxid::ZERO,
+            taken: Zxid::ZERO,
             early: Zxid::ZERO,
             syncs: VecDeque::new(),
             heard_at: now,
@@ -299,7 +302,8 @@ impl Leader {
         if zxid == Zxid::new(epoch, 0) {
             peer.step = Step::Taken;
             peer.progress_at = now;
-            peer.acked = peer.early;
+            // Whatever it was told to commit before is in the history that it has taken over.
+            peer.acked = peer.early.max(peer.taken);
         } else if zxid > base.window.before(peer.cursor) {
             return Err(Why::new(format!("it acknowledges {zxid}, which it was not sent")));
         } else {

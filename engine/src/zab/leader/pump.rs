@@ -49,6 +49,7 @@ impl Leader {
                     Some(base.members.text().as_bytes()),
                 );
                 peer.step = Step::NewLeader;
+                peer.taken = turn.base.window.before(peer.commit_at);
                 peer.heard_at = now;
             }
             if peer.step == Step::Taken && established {
