@@ -51,6 +51,9 @@ enum Command {
     /// A child process that becomes a server.
     #[command(hide = true)]
     ExecWithParent(ExecWithParentArgs),
+    /// What `serval serve` does: so this program is a server's, too, where there is no other.
+    #[command(hide = true)]
+    Serve(ServeArgs),
 }
 
 impl Command {
@@ -62,10 +65,8 @@ impl Command {
             Command::Idle(args) => Some(&mut args.target),
             Command::Fill(args) => Some(&mut args.target),
             Command::Timeline(args) => Some(&mut args.target),
-            Command::Servers(_)
-            | Command::Demo(_)
-            | Command::EmbeddedServer(_)
-            | Command::ExecWithParent(_) => None,
+            Command::Servers(_) | Command::Demo(_) => None,
+            Command::EmbeddedServer(_) | Command::ExecWithParent(_) | Command::Serve(_) => None,
         }
     }
 
@@ -91,7 +92,8 @@ pub struct LocalArgs {
     /// What to start
     #[arg(long, help_heading = LOCAL, value_enum, default_value_t = Target::Serval)]
     pub target: Target,
-    /// The server's program [default: serval beside this program; java with --target apache]
+    /// The server's program [default: serval beside this program, or else this program itself; java with --target
+    /// apache]
     #[arg(long, help_heading = LOCAL, value_name = "PATH", requires = "ensemble")]
     pub server_binary: Option<PathBuf>,
     /// Tuning profile of the servers (serval)
@@ -434,6 +436,15 @@ pub struct ExecWithParentArgs {
     pub command: Vec<String>,
 }
 
+/// `loadgen serve`.
+#[derive(Args, Clone, Debug)]
+#[command(disable_help_flag = true)]
+pub struct ServeArgs {
+    /// As `serval serve` takes them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<std::ffi::OsString>,
+}
+
 /// `500ms`, `10s`, `2m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
@@ -472,7 +483,11 @@ fn node_path(text: &str) -> Result<String, String> {
 
 /// Parses the command line, does what it says, and tells the exit code.
 pub fn main() -> ExitCode {
-    match perform(Cli::parse().command) {
+    let command = Cli::parse().command;
+    if let Command::Serve(ServeArgs { arguments }) = command {
+        return ExitCode::from(net::cli::run(["serval".into(), "serve".into()].into_iter().chain(arguments)));
+    }
+    match perform(command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_FAILED),
         Err(e) => {
@@ -500,6 +515,7 @@ fn perform(mut command: Command) -> anyhow::Result<bool> {
         Command::Servers(args) => ensemble::keep(&args.local),
         Command::EmbeddedServer(args) => demo::embedded_server(&args),
         Command::ExecWithParent(args) => ensemble::exec_with_parent(args.parent, &args.command),
+        Command::Serve(_) => unreachable!("has its own exit codes, see main"),
         Command::Run(args) => run::command(&args),
         Command::Fanout(args) => fanout::command(&args),
         Command::Idle(args) => hold::idle(&args),

@@ -1,8 +1,9 @@
-//! Servers of loadgen's own: that their processes end, and what is said when they do not come up. That they serve is
-//! shown by the side-by-side scripts, which need the real ones.
+//! Servers of loadgen's own: that they serve, survive what a timeline does to them, and that their processes end. Apache's
+//! are left to the side-by-side script, which needs them installed.
 
 mod support;
 
+use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -101,4 +102,57 @@ fn flags_that_contradict_each_other_are_wrong_usage() {
         assert_eq!(out.status.code(), Some(code), "{flags}");
         assert!(support::text(&out.stderr).contains(expected), "{flags}: {}", support::text(&out.stderr));
     }
+}
+
+/// Runs loadgen on three servers, which are this program again, and gives its JSON.
+fn on_three_servers(flags: &str) -> Value {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("out.json");
+    let program = env!("CARGO_BIN_EXE_loadgen");
+    let out = Command::new(program)
+        .args(flags.split(' '))
+        .args(["--ensemble", "3", "--server-binary", program, "--json"])
+        .arg(&json)
+        .output()
+        .unwrap();
+    let text = fs::read_to_string(&json);
+    let text = text.unwrap_or_else(|e| panic!("{e}: {}", support::text(&out.stderr)));
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn sessions_are_spread_over_an_ensemble() {
+    let json = on_three_servers(
+        "run --connections 6 --outstanding 4 --keys 10 --warmup 0s --duration 500ms --quiet",
+    );
+    let servers = json["servers"].as_array().unwrap();
+    assert_eq!(servers.len(), 3);
+    let modes: Vec<&str> = servers.iter().map(|s| s["srvr"].as_str().unwrap()).collect();
+    assert_eq!(modes.iter().filter(|m| m.ends_with("leader")).count(), 1, "{modes:?}");
+    assert_eq!(modes.iter().filter(|m| m.ends_with("follower")).count(), 2, "{modes:?}");
+    for s in servers {
+        assert_eq!(s["connections"], 2);
+        assert!(s["operations"].as_u64().unwrap() > 0);
+    }
+    assert_eq!(json["summary"]["errors"], 0);
+    assert!(json["config"]["servers"].as_str().unwrap().starts_with("3 x serval"));
+}
+
+#[test]
+fn a_timeline_kills_the_leader_and_loses_nothing() {
+    let json = on_three_servers(
+        "timeline --kill leader@1s,restart@4s --duration 8s --warmup 500ms --write-rate 200 --read-rate 200 --quiet",
+    );
+    let summary = &json["summary"];
+    assert_eq!((&summary["lost_writes"], &summary["lost_sessions"]), (&Value::from(0), &Value::from(0)));
+    assert_eq!(summary["unchecked_sessions"], 0);
+    assert_eq!(summary["leader_gap"]["count"], 1);
+    assert_eq!(summary["leader_gap"]["without_end"], 0, "the others went on without it");
+    let run = &json["runs"][0];
+    assert_eq!(run["undone"], Value::Array(Vec::new()));
+    let (kill, restart) = (&run["events"][0], &run["events"][1]);
+    assert_eq!((&kill["verb"], &kill["led"]), (&Value::from("kill"), &Value::from(true)));
+    assert!(kill["longest_silence_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!((&restart["verb"], &restart["server"]), (&Value::from("restart"), &kill["server"]));
+    assert!(restart["serves_after_ms"].is_number(), "it came back");
 }

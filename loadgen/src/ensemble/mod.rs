@@ -220,19 +220,18 @@ fn common(args: &LocalArgs, n: usize) -> anyhow::Result<Common> {
     })
 }
 
-/// The binary that was named, or the one beside this program's own.
+/// The binary that was named, or the one beside this program's own, or this program, which can do the same.
 fn serval_binary(args: &LocalArgs) -> anyhow::Result<PathBuf> {
-    let path = match &args.server_binary {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()
-            .context("this program does not know its own file")?
-            .with_file_name("serval"),
+    let Some(path) = &args.server_binary else {
+        let this = std::env::current_exe().context("this program does not know its own file")?;
+        let beside = this.with_file_name("serval");
+        return Ok(if beside.is_file() { beside } else { this });
     };
     // The servers run in directories of their own.
-    std::path::absolute(&path)
+    std::path::absolute(path)
         .ok()
         .filter(|p| p.is_file())
-        .with_context(|| format!("there is no {}: build it, or name it with --server-binary", path.display()))
+        .with_context(|| format!("there is no {}", path.display()))
 }
 
 #[cfg(test)]
