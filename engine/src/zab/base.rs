@@ -65,6 +65,8 @@ pub(super) struct Base {
     pub settings: Settings,
     pub members: Arc<Members>,
     pub epochs: Epochs,
+    /// A voter has promised this epoch: the next one led from here is later.
+    pub epoch_floor: u32,
     pub window: Window,
     pub committed: Zxid,
     /// The next entry to be applied.
@@ -85,6 +87,7 @@ impl Base {
             settings,
             members,
             epochs,
+            epoch_floor: 0,
             window,
             committed,
             apply_at: end,

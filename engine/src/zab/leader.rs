@@ -102,6 +102,8 @@ pub(super) struct Leader {
     /// Half ticks since the last check of the quorum.
     half: bool,
     next_guest: i64,
+    /// A voter has promised to follow this later epoch, so it can follow no leader of this one.
+    outdated: Option<u32>,
 }
 
 /// What became of a packet.
@@ -118,6 +120,7 @@ impl Leader {
             ping_at: now.plus(base.settings.tick_ms / 2),
             half: false,
             next_guest: -1,
+            outdated: None,
         }
     }
 
@@ -224,6 +227,11 @@ impl Leader {
 
     /// Whatever has become possible by what was heard or became durable.
     pub fn settle(&mut self, base: &mut Base, now: MonoMs, ports: &mut dyn Ports) -> Handled {
+        if let Some(epoch) = self.outdated {
+            return Err(Why::new(format!(
+                "a voter has promised epoch {epoch}: only a later one can have all voters"
+            )));
+        }
         self.settle_epoch(base, now, ports);
         if let Stage::AckEpoch { .. } = self.stage {
             self.settle_promises(base, ports);

@@ -176,7 +176,7 @@ impl Errands {
                 last,
                 upto: zxid,
                 position: ports.journal.position_behind(server.zab().applied_ticket()),
-                diff_bytes_max: db.tree.approximate_data_size() + 100 * db.tree.node_count() as u64,
+                diff_bytes_max: db.tree.approximate_data_size() + 100 * db.tree.node_count(),
                 sessions: db.sessions().iter().map(|(s, t)| (*s, *t)).collect(),
                 walkers: (first, second),
                 data: self.data.clone(),

@@ -15,6 +15,9 @@ use crate::zab::{Epochs, Ports};
 /// The protocol that a leader speaks (fact sheet 8.1).
 const PROTOCOL: i32 = 0x10000;
 
+/// No ensemble has had so many leaders; the next epoch must still be a positive number on the wire.
+const EPOCH_MAX: u32 = i32::MAX as u32 - 1;
+
 impl Leader {
     /// FOLLOWERINFO or OBSERVERINFO.
     pub(super) fn hello(
@@ -35,6 +38,12 @@ impl Leader {
             return Err(Why::new(format!(
                 "its configuration has version {:x}, newer than {:x} here",
                 info.config_version, base.members.version
+            )));
+        }
+        if p.zxid.epoch() >= EPOCH_MAX {
+            return Err(Why::new(format!(
+                "it says that it has promised epoch {}, which makes no sense",
+                p.zxid.epoch()
             )));
         }
         let id = info.server.filter(|id| id.0 >= 0).unwrap_or(ServerId(self.next_guest));
@@ -58,6 +67,10 @@ impl Leader {
             base.tell(Event::LearnerGone(old));
             self.peers.remove(&old);
         }
+        if voter && self.stage != Stage::Epoch && p.zxid.epoch() > self.epoch {
+            self.outdated = Some(p.zxid.epoch());
+            base.epoch_floor = base.epoch_floor.max(p.zxid.epoch());
+        }
         let Some(peer) = self.peers.get_mut(&link) else { return Ok(()) };
         (peer.id, peer.observer, peer.voter, peer.step) = (id, observer, voter, Step::Epoch);
         peer.acked = Zxid::new(p.zxid.epoch(), 0);
@@ -79,7 +92,7 @@ impl Leader {
                 .filter(|p| p.voter && p.step == Step::Epoch)
                 .map(|p| p.acked.epoch())
                 .max();
-            self.epoch = base.epochs.accepted.max(highest.unwrap_or(0)) + 1;
+            self.epoch = base.epochs.accepted.max(highest.unwrap_or(0)).max(base.epoch_floor) + 1;
             let accepted =
                 base.set_epochs(Epochs { accepted: self.epoch, current: base.epochs.current }, ports);
             self.stage = Stage::AckEpoch { accepted };
