@@ -13,6 +13,9 @@ use crate::ids::{ServerId, Ticket, Zxid};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// No ensemble has had so many leaders; the next epoch must still be a positive number on the wire.
+pub(super) const EPOCH_MAX: u32 = i32::MAX as u32 - 1;
+
 /// What a member is told once.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {

@@ -7,7 +7,7 @@
 //! - what a synchronisation brings is logged as it comes and applied after UPTODATE only;
 //! - nothing above the leader's history stays in the log: a TRUNC is logged before anything behind it.
 
-use super::base::{Base, Why};
+use super::base::{Base, EPOCH_MAX, Why};
 use super::member::Event;
 use super::wire::{Kind, LearnerInfo, Packet, put_packet};
 use super::{Epochs, Mark, Persist, Ports};
@@ -179,6 +179,9 @@ impl Learner {
                 "leader {} speaks protocol {version:#x}: upgrade it first",
                 self.leader
             )));
+        }
+        if self.epoch >= EPOCH_MAX {
+            return Err(Why::new(format!("leader {} has epoch {}, which makes no sense", self.leader, self.epoch)));
         }
         if self.epoch < base.epochs.accepted {
             return Err(Why::new(format!(

@@ -7,16 +7,13 @@ use super::{Handled, Leader, Stage, Step};
 use crate::ids::{LinkId, ServerId, Zxid};
 use crate::proto::{Decoder, Encode};
 use crate::time::MonoMs;
-use crate::zab::base::{Base, Why};
+use crate::zab::base::{Base, EPOCH_MAX, Why};
 use crate::zab::member::Event;
 use crate::zab::wire::{Kind, LearnerInfo, Packet, put_packet};
 use crate::zab::{Epochs, Ports};
 
 /// The protocol that a leader speaks (fact sheet 8.1).
 const PROTOCOL: i32 = 0x10000;
-
-/// No ensemble has had so many leaders; the next epoch must still be a positive number on the wire.
-const EPOCH_MAX: u32 = i32::MAX as u32 - 1;
 
 impl Leader {
     /// FOLLOWERINFO or OBSERVERINFO.
