@@ -1,0 +1,410 @@
+//! What the core cannot do in a turn, played in virtual time: the order of steps is that of `net::server::errands`, the
+//! threads there are turns here.
+//!
+//! Invariants, as there: a received state is valid on disk before it is installed, and never when its role has ended
+//! before; what was begun for a role that has ended is dropped.
+
+use crate::dice::Dice;
+use crate::node::Wires;
+use crate::plan::Breach;
+use crate::ports::Ports;
+use crate::recovery::sending::{SIGNATURE, Sending};
+use crate::recovery::{self, REACH_ALL, storage};
+use crate::ring::Wake;
+use crate::snapshots;
+use anyhow::{Result, anyhow, bail};
+use crossbeam::channel::{Receiver, unbounded};
+use engine::foreign::Bounds;
+use engine::foreign::snapshot::{Parser, Record};
+use engine::ids::{LinkId, SessionId, Zxid};
+use engine::pipeline::Database;
+use engine::server::{Need, PeerInput, Server};
+use engine::time::Now;
+use engine::zab::{Entry, Links, Reach, Window};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+use storage::Source;
+use wal::snapshot::SnapshotWriter;
+use wal::{DataDir, Position};
+
+const STREAMS_MAX: usize = 2;
+const LINK_BYTES: usize = 1 << 20;
+
+/// There is no thread to wake.
+struct Nobody;
+impl Wake for Nobody {
+    fn wake(&self) {}
+}
+
+/// What a learner lacks, on its way.
+struct Streaming {
+    link: LinkId,
+    zxid: Zxid,
+    /// The real errand, until the log is durable as far as it reads.
+    errand: Option<Sending>,
+    position: Position,
+    due_us: u64,
+    pieces: Receiver<Vec<u8>>,
+    /// What is left of the piece that was begun.
+    piece: VecDeque<u8>,
+}
+
+/// A state on its way from the leader, or from disk.
+enum Loading {
+    Stream { link: LinkId, zxid: Zxid, position: Position, reading: Box<Reading>, due_us: Option<u64> },
+    Disk { due_us: u64 },
+}
+
+/// What reads a stream.
+struct Reading {
+    db: Database,
+    sessions: HashMap<SessionId, i32>,
+    parser: Parser,
+    held: Vec<u8>,
+}
+
+enum Ready {
+    Received(Box<Database>, Option<SnapshotWriter>),
+    Rebuilt(Box<Database>, Window, Vec<Entry>, Zxid),
+}
+
+/// See the module.
+pub struct Errands {
+    config: Arc<net::config::Config>,
+    data: Arc<DataDir>,
+    shards: usize,
+    reach: Reach,
+    queue: VecDeque<(LinkId, Zxid)>,
+    streams: Vec<Streaming>,
+    loading: Option<Loading>,
+    ready: Option<Ready>,
+    behind: Option<(LinkId, Vec<u8>)>,
+    dice: Dice,
+    /// What the server had to say since the driver last looked.
+    pub said: Vec<String>,
+    pub installs: u64,
+    pub rebuilds: u64,
+    breach: Breach,
+    snap_permille: u64,
+}
+
+impl Errands {
+    pub fn new(
+        config: Arc<net::config::Config>,
+        data: Arc<DataDir>,
+        (shards, reach): (usize, Reach),
+        dice: Dice,
+        (breach, snap_permille): (Breach, u64),
+    ) -> Errands {
+        Errands {
+            config,
+            data,
+            shards,
+            reach,
+            queue: VecDeque::new(),
+            streams: Vec::new(),
+            loading: None,
+            ready: None,
+            behind: None,
+            dice,
+            said: Vec::new(),
+            installs: 0,
+            rebuilds: 0,
+            breach,
+            snap_permille,
+        }
+    }
+
+    /// Does what only the driver can; an error ends the server.
+    pub fn step(
+        &mut self,
+        server: &mut Server,
+        ports: &mut Ports,
+        wires: &mut Wires,
+        (now, at_us): (Now, u64),
+    ) -> Result<()> {
+        while let Some(need) = server.take_need() {
+            match need {
+                Need::Say(text) | Need::Warn(text) => self.said.push(text),
+                Need::Fail(why) => bail!("{why}"),
+                Need::Stream { link, last, .. } => self.queue.push_back((link, last)),
+                Need::Install { link, zxid } => {
+                    // Nothing of the former history may reach the log behind the snapshot.
+                    ports.journal.flush();
+                    let position = ports.journal.position_behind(server.zab().last_ticket());
+                    let (db, _) = storage::empty(self.shards);
+                    let reading = Reading {
+                        db,
+                        sessions: HashMap::new(),
+                        parser: Parser::new(Bounds::default()),
+                        held: Vec::new(),
+                    };
+                    self.behind = None;
+                    let reading = Box::new(reading);
+                    self.loading = Some(Loading::Stream { link, zxid, position, reading, due_us: None });
+                }
+                Need::Rebuild { .. } => {
+                    ports.journal.flush();
+                    let due_us = at_us + self.dice.delay_us(5_000);
+                    self.loading = Some(Loading::Disk { due_us });
+                }
+            }
+        }
+        self.begin_streams(server, ports, at_us);
+        self.feed_streams(server, ports, (now, at_us));
+        self.load(server, ports, wires, (now, at_us));
+        self.swap(server, ports, wires, now);
+        Ok(())
+    }
+
+    /// Input of a link: to whoever reads it at present.
+    pub fn input(
+        &mut self,
+        link: LinkId,
+        server: &mut Server,
+        ports: &mut Ports,
+        wires: &mut Wires,
+        now: Now,
+    ) {
+        if self.behind.as_ref().is_some_and(|(l, _)| *l == link) {
+            let (_, mut bytes) = self.behind.take().expect("looked at above");
+            bytes.append(&mut wires.take(link));
+            let used = server.peer(PeerInput::Bytes { link, bytes: &bytes }, now, ports);
+            bytes.drain(..used);
+            if !bytes.is_empty() && server.is_loading() != Some(link) {
+                self.behind = Some((link, bytes));
+            }
+            return;
+        }
+        if server.is_loading() == Some(link) {
+            return;
+        }
+        let mut bytes = wires.take(link);
+        let used = server.peer(PeerInput::Bytes { link, bytes: &bytes }, now, ports);
+        bytes.drain(..used);
+        wires.give_back(link, bytes);
+    }
+
+    // ----- leader
+
+    fn begin_streams(&mut self, server: &mut Server, ports: &mut Ports, at_us: u64) {
+        while self.streams.len() < STREAMS_MAX
+            && let Some((link, last)) = self.queue.pop_front()
+        {
+            let Some(zxid) = server.stream_begins(link) else { continue };
+            let db = server.db();
+            let tree = db.tree.handle();
+            let (Some(first), Some(second)) = (tree.walker(zxid), tree.walker(zxid)) else {
+                ports.close(link);
+                continue;
+            };
+            let mut sessions: Vec<(SessionId, i32)> = db.sessions().iter().map(|(s, t)| (*s, *t)).collect();
+            sessions.sort_unstable();
+            if self.breach == Breach::SnapWithoutSessions {
+                sessions.clear();
+            }
+            let (to, pieces) = unbounded();
+            let position = ports.journal.position_behind(server.zab().applied_ticket());
+            let errand = Sending {
+                // No log leads from there: a snapshot it is.
+                last: if self.dice.permille(self.snap_permille) { Zxid(u64::MAX >> 1) } else { last },
+                upto: zxid,
+                position,
+                diff_bytes_max: db.tree.approximate_data_size() + 100 * db.tree.node_count(),
+                sessions,
+                walkers: (first, second),
+                data: self.data.clone(),
+                log: ports.journal.reader().clone(),
+                to,
+                wake: Arc::new(Nobody),
+            };
+            let due_us = at_us + self.dice.delay_us(2_000);
+            let piece = VecDeque::new();
+            self.streams.push(Streaming {
+                link,
+                zxid,
+                errand: Some(errand),
+                position,
+                due_us,
+                pieces,
+                piece,
+            });
+        }
+    }
+
+    fn feed_streams(&mut self, server: &mut Server, ports: &mut Ports, (now, at_us): (Now, u64)) {
+        let (mut ended, mut failed) = (Vec::new(), Vec::new());
+        let dice = &mut self.dice;
+        let durable = ports.journal.reader().durable();
+        self.streams.retain_mut(|s| {
+            let Some(out) = ports.outs.get(&s.link) else { return false };
+            if s.due_us > at_us || durable < s.position {
+                return true;
+            }
+            if let Some(errand) = s.errand.take() {
+                errand.run();
+            }
+            if out.bytes.len() >= LINK_BYTES {
+                return true;
+            }
+            if s.piece.is_empty() {
+                match s.pieces.try_recv() {
+                    Ok(piece) if piece.is_empty() => {
+                        ended.push((s.link, s.zxid));
+                        return false;
+                    }
+                    Ok(piece) => s.piece = piece.into(),
+                    Err(_) => {
+                        ports.close(s.link);
+                        failed.push(s.link);
+                        return false;
+                    }
+                }
+            }
+            let n = s.piece.len().min(dice.between(1, 8_000) as usize);
+            let bytes: Vec<u8> = s.piece.drain(..n).collect();
+            ports.put_opaque(s.link, &bytes);
+            true
+        });
+        for link in failed {
+            server.peer(PeerInput::Down { link, why: "its synchronisation failed" }, now, ports);
+        }
+        for (link, zxid) in ended {
+            server.stream_ended(link, zxid, now, ports);
+        }
+    }
+
+    // ----- learner
+
+    fn load(&mut self, server: &mut Server, ports: &mut Ports, wires: &mut Wires, (now, at_us): (Now, u64)) {
+        let wanted = server.is_loading();
+        match &mut self.loading {
+            None => {}
+            Some(_) if wanted.is_none() => self.loading = None,
+            Some(Loading::Disk { due_us }) if *due_us > at_us => {}
+            Some(Loading::Disk { .. }) => {
+                let log = ports.journal.reader().clone();
+                let source = Source { data: &self.data, log, config: &self.config, shards: self.shards };
+                match source.history(None, REACH_ALL, Instant::now()) {
+                    Ok(h) => {
+                        let base = h.window.base();
+                        let (entries, window) = recovery::narrowed(&h.window, self.reach);
+                        self.loading = None;
+                        self.ready = Some(Ready::Rebuilt(Box::new(h.db), window, entries, base));
+                    }
+                    Err(e) => {
+                        self.loading = None;
+                        server.give_up_role(format!("the state cannot be loaded again: {e:#}"), now, ports);
+                    }
+                }
+            }
+            Some(Loading::Stream { link, reading, due_us, zxid, position }) => {
+                let link = *link;
+                if due_us.is_none() {
+                    let bytes = wires.take(link);
+                    match reading.feed(&bytes) {
+                        Ok(false) => return,
+                        Ok(true) => *due_us = Some(at_us + self.dice.delay_us(5_000)),
+                        Err(e) => {
+                            self.loading = None;
+                            server.give_up_role(format!("the snapshot cannot be taken: {e:#}"), now, ports);
+                            return;
+                        }
+                    }
+                }
+                if due_us.is_some_and(|at| at > at_us) {
+                    return;
+                }
+                let (zxid, position) = (*zxid, *position);
+                let Some(Loading::Stream { reading, .. }) = self.loading.take() else { return };
+                let Reading { mut db, sessions, held, .. } = *reading;
+                db.loaded(zxid, sessions);
+                db.tree.publish(zxid);
+                match self.store(position, &db) {
+                    Ok(file) => {
+                        let rest = held[SIGNATURE.len()..].to_vec();
+                        self.behind = Some((link, rest));
+                        self.ready = Some(Ready::Received(Box::new(db), file));
+                    }
+                    Err(e) => server.give_up_role(format!("the snapshot cannot be kept: {e:#}"), now, ports),
+                }
+            }
+        }
+    }
+
+    /// Writes the received state as a snapshot of our own, but for its end.
+    fn store(&self, position: Position, db: &Database) -> Result<Option<SnapshotWriter>> {
+        if self.breach == Breach::InstallWithoutFile {
+            return Ok(None);
+        }
+        let mut writing = snapshots::Writing::begin(&self.data, position, db)?;
+        while writing.slice(64)? {}
+        Ok(Some(writing.writer))
+    }
+
+    /// Replaces the state once no shard reads the old one.
+    fn swap(&mut self, server: &mut Server, ports: &mut Ports, wires: &mut Wires, now: Now) {
+        if self.ready.is_none() || server.is_draining() {
+            return;
+        }
+        let Some(link) = server.is_loading() else {
+            // The role has ended meanwhile; the file never became valid.
+            (self.ready, self.behind) = (None, None);
+            return;
+        };
+        match self.ready.take() {
+            Some(Ready::Received(db, file)) => {
+                if let Some(Err(e)) = file.map(|f| f.finish(db.last().0)) {
+                    return server.give_up_role(format!("the snapshot cannot be kept: {e}"), now, ports);
+                }
+                self.installs += 1;
+                server.install(*db, now, ports);
+                self.input(link, server, ports, wires, now);
+            }
+            Some(Ready::Rebuilt(db, window, entries, base)) => {
+                self.rebuilds += 1;
+                ports.journal.truth.restart(base, entries);
+                server.rebuild(*db, window, now, ports);
+                self.input(link, server, ports, wires, now);
+            }
+            None => {}
+        }
+    }
+
+    /// Whether it wants another turn soon.
+    pub fn is_busy(&self) -> bool {
+        self.loading.is_some() || !self.streams.is_empty() || self.ready.is_some() || !self.queue.is_empty()
+    }
+}
+
+impl Reading {
+    /// Takes in more bytes of the stream; `true`: it is whole.
+    fn feed(&mut self, bytes: &[u8]) -> Result<bool> {
+        self.held.extend_from_slice(bytes);
+        if !self.parser.is_done() {
+            let (db, sessions) = (&mut self.db, &mut self.sessions);
+            let used = self.parser.feed(&self.held, |record| -> Result<()> {
+                match record {
+                    Record::Session { id, timeout_ms } => {
+                        sessions.insert(id, timeout_ms);
+                    }
+                    Record::Node { path, data, acl, stat } => {
+                        let acl = acl.unwrap_or_default();
+                        db.load_node(path, data, acl, &stat).map_err(|e| anyhow!("node {path}: {e:?}"))?;
+                    }
+                    Record::End { .. } => {}
+                }
+                Ok(())
+            })?;
+            self.held.drain(..used);
+        }
+        if !self.parser.is_done() || self.held.len() < SIGNATURE.len() {
+            return Ok(false);
+        }
+        if !self.held.starts_with(SIGNATURE) {
+            bail!("its end mark is missing");
+        }
+        Ok(true)
+    }
+}

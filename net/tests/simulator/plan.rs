@@ -1,0 +1,146 @@
+//! What a run is made of, drawn from its seed: sizes, paces, faults.
+//!
+//! Not here: what happens in it (`world`, `chaos`).
+
+use crate::dice::Dice;
+use engine::zab::Reach;
+
+/// A rule that the driver breaks on purpose, to show that the checks see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Breach {
+    #[default]
+    None,
+    /// Tickets are reported when their group starts to be written.
+    EarlyTickets,
+    /// The file of epochs is written ahead of the log before it.
+    EpochsFirst,
+    /// A received snapshot is installed and never becomes a file.
+    InstallWithoutFile,
+    /// Cuts of the history are not logged.
+    NoTruncateMark,
+    /// A snapshot is streamed without the sessions.
+    SnapWithoutSessions,
+    /// Snapshots of a state that no role has confirmed, valid before the log is durable.
+    SnapshotsAnyTime,
+}
+
+/// How often what goes wrong, in events per minute of virtual time.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    pub kill: u64,
+    pub power_cut: u64,
+    pub power_cut_all: u64,
+    pub partition: u64,
+    pub reset: u64,
+    pub pause: u64,
+    pub disk_error: u64,
+    pub client_cut: u64,
+    pub clock_jump: u64,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub voters: usize,
+    pub observers: usize,
+    pub shards: usize,
+    pub clients: usize,
+    /// How long faults go on, virtual ms.
+    pub chaos_ms: u64,
+    /// How long the ensemble has to recover behind them, virtual ms.
+    pub recover_ms: u64,
+    pub rates: Rates,
+    pub tick_ms: u64,
+    pub reach: Reach,
+    pub snapshot_every: u64,
+    /// Streams of 1000 that are snapshots although the log would do.
+    pub snap_permille: u64,
+    pub sync_us: u64,
+    pub wire_us: u64,
+    /// Between a client's requests.
+    pub think_us: u64,
+    /// Requests of one client in flight.
+    pub pipeline: usize,
+    pub session_ms: i32,
+    /// Places in a shard's ring to the core.
+    pub ring: usize,
+    /// Clocks run up to so many millionths too fast or too slow.
+    pub drift_ppm: u64,
+    pub paths: usize,
+    pub breach: Breach,
+    pub live: bool,
+}
+
+impl Plan {
+    /// The run of a seed.
+    pub fn of(seed: u64) -> Plan {
+        let mut d = Dice::new(seed);
+        let voters = *d.pick(&[1, 3, 3, 3, 3, 5, 5]);
+        let calm = d.permille(150);
+        let mut rate = |max: u64| if calm || d.permille(300) { 0 } else { d.between(1, max) };
+        let rates = Rates {
+            kill: rate(20),
+            power_cut: rate(20),
+            power_cut_all: rate(5),
+            partition: rate(20),
+            reset: rate(40),
+            pause: rate(15),
+            disk_error: rate(6),
+            client_cut: rate(40),
+            clock_jump: rate(6),
+        };
+        Plan {
+            seed,
+            voters,
+            observers: if d.permille(300) { 1 } else { 0 },
+            shards: d.between(1, 2) as usize,
+            clients: d.between(2, 5) as usize,
+            chaos_ms: d.between(5_000, 40_000),
+            recover_ms: 60_000,
+            rates,
+            tick_ms: *d.pick(&[100, 200, 500]),
+            reach: Reach {
+                entries: *d.pick(&[0, 3, 20, 200, 100_000]),
+                bytes: *d.pick(&[300, 20_000, 1 << 30]),
+            },
+            snapshot_every: *d.pick(&[10, 50, 300, 1_000_000]),
+            snap_permille: *d.pick(&[0, 300, 1000]),
+            sync_us: *d.pick(&[100, 1_000, 10_000]),
+            wire_us: *d.pick(&[50, 500, 5_000]),
+            think_us: *d.pick(&[2_000, 10_000, 50_000]),
+            pipeline: *d.pick(&[1, 4, 16]),
+            session_ms: *d.pick(&[2_000, 4_000, 10_000]),
+            ring: *d.pick(&[1, 4, 1 << 16]),
+            drift_ppm: *d.pick(&[0, 1_000, 50_000]),
+            paths: *d.pick(&[3, 10, 60]),
+            breach: Breach::None,
+            live: false,
+        }
+    }
+
+    /// Without faults.
+    pub fn calm(seed: u64) -> Plan {
+        let none = Rates {
+            kill: 0,
+            power_cut: 0,
+            power_cut_all: 0,
+            partition: 0,
+            reset: 0,
+            pause: 0,
+            disk_error: 0,
+            client_cut: 0,
+            clock_jump: 0,
+        };
+        Plan {
+            voters: 3,
+            observers: 0,
+            rates: none,
+            drift_ppm: 0,
+            tick_ms: 200,
+            wire_us: 200,
+            sync_us: 500,
+            ..Plan::of(seed)
+        }
+    }
+}
