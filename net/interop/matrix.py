@@ -32,7 +32,8 @@ QUIET_S = 0.3
 class Row:
     """One mixture. Members 1..3 vote, 4 observes."""
 
-    def __init__(self, name, pure=None, seed=0):
+    def __init__(self, name, pure=None, seed=0, steps=""):
+        self.steps = [step for step in STEPS if re.search(steps, step.__name__)]
         self.name, self.rng = name, random.Random(f"{seed} {name}")
         voters, observer, self.led_by = re.fullmatch(r"(\w+)\+(\w)/(\w)", name).groups()
         kinds = voters + observer
@@ -50,7 +51,7 @@ class Row:
         with self.ensemble as e:
             e.start()
             e.lead_by(self.leader_wanted())
-            for step in STEPS:
+            for step in self.steps:
                 started = time.monotonic()
                 e.wait_serving()
                 # Restarts choose leaders as they like; each step begins under the one that the row is about.
@@ -169,7 +170,8 @@ def expect_events(session, wanted):
 
 
 def sync_sees(row):
-    """A read behind a sync sees what was acknowledged elsewhere before it, at once and many times."""
+    """A read behind a sync sees what was acknowledged elsewhere before it, at once and many times. (Through an Apache
+    leader it may come a moment later: its own clients' syncs wait for nothing, and its followers may be faster.)"""
     row.at(1).ensure("/sync")
     for i, j in row.pairs():
         writer, reader = row.at(i), row.at(j)
@@ -177,6 +179,10 @@ def sync_sees(row):
             stat, _ = writer.set("/sync", str(row.rng.random()))
             reader.sync("/sync")
             got = reader.get("/sync")[1].version
+            reading = row.ensemble[j]
+            if got < stat.version and reading.kind == "A" and row.ensemble.leader() == j:
+                eventually("an Apache leader applies it", lambda: reader.get("/sync")[1].version >= stat.version, 2)
+                continue
             assert got >= stat.version, f"written through {i}, read through {j}: {got} < {stat.version}"
         writer.close()
         reader.close()
@@ -418,6 +424,7 @@ STEPS = [writes, watches, sync_sees, moves, expiry, large, missed_much, starts_e
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", default="", help="a regular expression")
+    parser.add_argument("--steps", default="", help="a regular expression; without the others the end is not compared")
     parser.add_argument("--pure", choices=["A", "S"])
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--serval-bin")
@@ -436,7 +443,7 @@ def main():
     for name in rows:
         started = time.monotonic()
         try:
-            outcome = f"ok     {name}: equal at the end: {Row(name, args.pure, args.seed).run()}"
+            outcome = f"ok     {name}: equal at the end: {Row(name, args.pure, args.seed, args.steps).run()}"
         except servers.Missing as e:
             sys.exit(f"cannot run: {e}")
         except Exception as e:

@@ -242,6 +242,12 @@ class Network:
         except OSError:
             self.dropped += 1  # the device is full, as any network may be
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def close(self):
         self.closing.set()
         self.switch.join(10)

@@ -46,8 +46,8 @@ class Vote:
 class Peer:
     """A connection to a server's port, or one that it made to ours."""
 
-    def __init__(self, address=None, sock=None, timeout_s=5.0):
-        self.sock = sock or socket.create_connection(address, timeout_s)
+    def __init__(self, address=None, sock=None, timeout_s=5.0, source="127.0.0.1"):
+        self.sock = sock or socket.create_connection(address, timeout_s, (source, 0))
         self.timeout_s = timeout_s
         self.sock.settimeout(timeout_s)
         self.local = self.sock.getsockname()[1]

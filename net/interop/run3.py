@@ -37,8 +37,8 @@ def parts(args):
         migration[0] += ["--restart-only"]
     if args.long:
         chaos = [["chaos.py", *kinds, *seed, "--cycles", "60", "kill"],
-                 ["chaos.py", *kinds, *seed, "--cycles", "12", "--all-shapes", "pause", "restarts", "lag", "partition",
-                  "slow", "disk"],
+                 ["chaos.py", *kinds, *seed, "--cycles", "12", "--all-shapes", "pause", "restarts", "lag", "oversize",
+                  "partition", "slow", "disk"],
                  ["chaos.py", "--kinds", args.kinds[0] * 5, *seed, "--cycles", "12", "kill", "pause", "partition"],
                  ["chaos.py", "--kinds", args.kinds[0] * 7, *seed, "--cycles", "6", "kill"]]
         if "A" not in args.kinds:
@@ -47,7 +47,7 @@ def parts(args):
     else:
         chaos = [["chaos.py", *kinds, *seed, "--cycles", "3", "kill", "lag"],
                  ["chaos.py", *kinds, *seed, "--cycles", "2", "pause", "restarts", "partition", "disk"],
-                 ["chaos.py", *kinds, *seed, "--cycles", "1", "slow"]]
+                 ["chaos.py", *kinds, *seed, "--cycles", "1", "slow", "oversize"]]
     kazoo = [["kazoo_suite.py", "--three", *(["--server", "both"] if args.long else
                                              ["--server", "apache" if args.kinds == "AAA" else "serval"])]]
     intruders = [["intruders.py", *kinds, *seed]]
