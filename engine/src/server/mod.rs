@@ -66,6 +66,10 @@ pub struct Server {
     forwarded_bytes: usize,
     needs: VecDeque<Need>,
     generation: u64,
+    /// When the last turn was, and until when nobody expires because one was so late that reports of learners may lie
+    /// unread.
+    last_turn: MonoMs,
+    grace_until: MonoMs,
     gauges: Gauges,
     digests: VecDeque<(Zxid, u64)>,
 }
@@ -115,6 +119,8 @@ impl Server {
             forwarded_bytes: 0,
             needs: VecDeque::new(),
             generation: 0,
+            last_turn: now.mono,
+            grace_until: MonoMs(0),
             gauges: Gauges::default(),
             digests: VecDeque::new(),
         }
@@ -303,13 +309,14 @@ impl Server {
 
     /// What is due: elections, silent peers, expired sessions, the reaper. Proposes at most what the queue has room for.
     pub fn tick(&mut self, now: Now, out: &mut dyn Ports) {
+        self.note_turn(now);
         self.zab.tick(now.mono, out);
         self.events(now, out);
         self.serve_forwarded(now, out);
         if !matches!(self.service, Service::Ordering(_)) {
             return;
         }
-        while self.has_room() {
+        while self.has_room() && now.mono >= self.grace_until {
             let Some(id) = self.tracker.expire_one(now.mono) else { break };
             self.gauges.expired += 1;
             let ask = Ask {

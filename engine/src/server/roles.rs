@@ -121,8 +121,18 @@ impl Server {
         used
     }
 
+    /// Notices when this process stood still: whom learners heard meanwhile they tell with the next ping.
+    pub(super) fn note_turn(&mut self, now: Now) {
+        let tick_ms = u64::from(self.limits.tick_ms);
+        if now.mono.since(self.last_turn) > tick_ms && self.zab.role() == Role::Leading {
+            self.grace_until = now.mono.plus(tick_ms);
+        }
+        self.last_turn = now.mono;
+    }
+
     /// Fills the learners' buffers. Call once per turn, before they are sent.
     pub fn pump(&mut self, now: Now, out: &mut dyn Ports) {
+        self.note_turn(now);
         self.serve_forwarded(now, out);
         self.zab.pump(now.mono, out);
         self.events(now, out);

@@ -181,7 +181,10 @@ impl Learner {
             )));
         }
         if self.epoch >= EPOCH_MAX {
-            return Err(Why::new(format!("leader {} has epoch {}, which makes no sense", self.leader, self.epoch)));
+            return Err(Why::new(format!(
+                "leader {} has epoch {}, which makes no sense",
+                self.leader, self.epoch
+            )));
         }
         if self.epoch < base.epochs.accepted {
             return Err(Why::new(format!(
