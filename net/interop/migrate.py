@@ -456,9 +456,11 @@ def damage(args):
 
 
 def flipped(source, target, name, rng):
-    """A copy in which one byte of that file is another."""
-    shutil.copytree(source, target)
+    """A copy in which one byte of that file is another; the other files are links."""
+    shutil.copytree(source, target, copy_function=os.link)
     path = os.path.join(target, "version-2", name)
+    os.remove(path)
+    shutil.copy(os.path.join(source, "version-2", name), path)
     with open(path, "r+b") as f:
         used = len(f.read().rstrip(b"\0"))
         where = rng.randrange(used)
