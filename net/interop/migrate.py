@@ -494,7 +494,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--serval-bin", metavar="PATH")
     parser.add_argument("--storm", type=float, default=3.0, help="seconds of writes before a kill")
-    parser.add_argument("--flips", type=int, default=60, help="damaged directories")
+    parser.add_argument("--flips", type=int, default=40, help="damaged directories")
     args = parser.parse_args()
     if args.serval_bin:
         os.environ["SERVAL_BIN"] = args.serval_bin
