@@ -133,7 +133,8 @@ impl World {
 
     /// Bytes for an end, at times in several pieces.
     fn put_on_the_way(&mut self, link: usize, end: usize, bytes: &[u8]) {
-        let mut rest = bytes;
+        // Nothing follows the end of a link.
+        let mut rest = if self.net.links[link].ends[end].fin.is_some() { &[][..] } else { bytes };
         while !rest.is_empty() {
             let n = if self.dice.permille(900) { rest.len() } else { 1 + self.dice.below(rest.len()) };
             let at = self.at_us + self.wire_delay();
@@ -192,7 +193,7 @@ impl World {
         let at = self.at_us + self.wire_delay();
         let e = &mut self.net.links[link].ends[end];
         let at = at.max(e.last_at_us);
-        e.fin = Some((at, why.to_owned()));
+        e.fin.get_or_insert((at, why.to_owned()));
         self.push(at, Ev::Link { link, end });
     }
 
