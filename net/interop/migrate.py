@@ -258,7 +258,7 @@ def serve(args, apache, owner, before, was):
         session(apache).create("/later")
         apache.kill()
         code, _, err = tool("serve", "--config", serval.config_path)
-        need(code == 4 and "has written there since" in err, f"a stale import was served ({code}):\n{err}")
+        need(code == 4 and "were written to since" in err, f"a stale import was served ({code}):\n{err}")
 
 
 def fuzzy(args, config=None, rounds=2):

@@ -13,6 +13,7 @@ use profiles::Profile;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// Of the state at the end of the golden log.
@@ -371,9 +372,21 @@ fn serve_imports_once_unless_it_is_forbidden_or_zookeeper_wrote_again() {
     assert!(!imported.line().contains('\n'));
     assert!(migrate::before_serving(&config(&dir), false).unwrap().is_none(), "not a second time");
     assert_eq!(fs::read(place.version_2().join("log.1")).unwrap(), golden("log.1"), "the originals stay");
-    place.put("log.9", &golden("log.1")[..16]);
+    // ZooKeeper appends to the file it has, or begins another.
+    let log = fs::File::options().write(true).open(place.version_2().join("log.1")).unwrap();
+    let was = log.metadata().unwrap().modified().unwrap();
+    log.set_modified(was + Duration::from_millis(1)).unwrap();
     let why = migrate::before_serving(&config(&dir), false).unwrap_err().to_string();
-    assert!(why.contains("has written there since (a file begins at 0x9)"), "{why}");
+    assert!(why.contains("were written to since"), "{why}");
+    log.set_modified(was).unwrap();
+    assert!(migrate::before_serving(&config(&dir), false).unwrap().is_none());
+    place.put("log.9", &golden("log.1")[..16]);
+    fs::File::open(place.version_2().join("log.9"))
+        .unwrap()
+        .set_modified(was + Duration::from_secs(9))
+        .unwrap();
+    let why = migrate::before_serving(&config(&dir), false).unwrap_err().to_string();
+    assert!(why.contains("were written to since"), "{why}");
     // Once version-2 is out of the way nothing is asked any more.
     fs::rename(place.version_2(), place.path("aside")).unwrap();
     assert!(migrate::before_serving(&config(&dir), false).unwrap().is_none());

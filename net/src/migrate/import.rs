@@ -7,7 +7,7 @@
 
 use super::source::{Named, Source};
 use super::state::{self, Base, State};
-use super::{EPOCHS, Epochs, Figures, table};
+use super::{EPOCHS, Epochs, Figures, WRITTEN, table};
 use anyhow::{Context, Result, bail};
 use engine::ids::{SessionId, Zxid};
 use engine::snapshot::Encoder;
@@ -113,7 +113,7 @@ pub fn import(source: &Source, target: &Target, ignore_digests: bool) -> Result<
     unchanged()?;
     let figures = Figures::of(&state.db);
     let note =
-        format!("zxid {}\nnewest {}\nfrom {}\n", figures.zxid, source.newest_name()?, source.dir.display());
+        format!("zxid {}\n{WRITTEN}{}\nfrom {}\n", figures.zxid, source.written_at()?, source.dir.display());
     let snapshot_at = state.base.walker.zxid();
     let written = Filling::begin(target)
         .and_then(|to| {

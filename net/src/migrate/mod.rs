@@ -24,6 +24,8 @@ pub use start::{FORBID, before_serving};
 const VERSION_2: &str = "version-2";
 /// The small file that holds both epochs of a member, as text: "accepted current\n".
 const EPOCHS: &str = "epochs";
+/// In the note that an import leaves: when the newest of the original files was written, in ns since 1970.
+const WRITTEN: &str = "written ";
 
 /// What the state amounts to, for tables and comparisons.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

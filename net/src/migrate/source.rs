@@ -115,10 +115,16 @@ impl Source {
         Ok(Epochs { accepted, current })
     }
 
-    /// The highest zxid in the name of any file.
-    pub(super) fn newest_name(&self) -> Result<Zxid> {
-        let all = self.snapshots()?.into_iter().chain(self.logs()?);
-        Ok(all.map(|n| n.zxid).max().unwrap_or_default())
+    /// When any file was last written to, in ns since 1970.
+    pub(super) fn written_at(&self) -> Result<u128> {
+        let since = |t: &SystemTime| t.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        Ok(self
+            .fingerprint()?
+            .0
+            .iter()
+            .filter_map(|(_, _, changed)| changed.as_ref().map(since))
+            .max()
+            .unwrap_or(0))
     }
 
     /// To be compared before and after: a server that still runs would be writing.

@@ -4,10 +4,9 @@
 //! Invariant: with ZooKeeper's files in the directory, a server starts only on what was imported from them, and not
 //! when they were written to since.
 
-use super::{Imported, Source, Target, VERSION_2, import};
+use super::{Imported, Source, Target, VERSION_2, WRITTEN, import};
 use crate::config::Config;
 use anyhow::{Context, Result, bail};
-use engine::ids::Zxid;
 use std::path::Path;
 use wal::disk::RealDisk;
 use wal::{DataDir, Import};
@@ -67,18 +66,20 @@ fn command(config: &Config) -> String {
 
 /// Somebody ran ZooKeeper on the directory after the import: which of the two states counts is not ours to say.
 fn refuse_newer(source: &Source, note: &str) -> Result<()> {
-    let known = note.lines().find_map(|l| l.strip_prefix("newest 0x"));
-    let known = known.and_then(|z| u64::from_str_radix(z, 16).ok()).map(Zxid);
-    let newest = source.newest_name()?;
-    match known {
-        Some(known) if newest > known => bail!(
-            "{} was imported before, and ZooKeeper has written there since (a file begins at {newest}): to go on with \
+    let known: Option<u128> =
+        note.lines().find_map(|l| l.strip_prefix(WRITTEN)).and_then(|ns| ns.parse().ok());
+    let Some(known) = known else {
+        bail!("the note in the file \"import\" does not say when ZooKeeper wrote last")
+    };
+    if source.written_at()? > known {
+        bail!(
+            "{} was imported before, and its files were written to since, so ZooKeeper has run on them: to go on with \
              Serval's state move {VERSION_2} away; to import anew move Serval's files away (serval-*, import, epochs, \
              snap.*, and log.* of 16 digits)",
             source.dir.display()
-        ),
-        _ => Ok(()),
+        );
     }
+    Ok(())
 }
 
 /// An empty `version-2` is what a package's installer leaves.
