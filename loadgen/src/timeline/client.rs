@@ -258,7 +258,9 @@ impl Client {
         self.out.clear();
         self.written = 0;
         let servers = self.common.servers.len();
-        self.server = (self.server + 1) % servers;
+        // Every other session goes round the other way, so that those of one server do not all end up on the same.
+        let step = if self.number.is_multiple_of(2) { 1 } else { servers - 1 };
+        self.server = (self.server + step) % servers;
         self.tried += 1;
         let pause = if self.tried.is_multiple_of(servers) { self.common.pause_ns } else { 0 };
         if !self.closed() {
