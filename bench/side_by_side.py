@@ -340,15 +340,15 @@ def main():
     e.add_argument("--catch-up-rate", type=float, default=8000, help="writes per second that the follower misses")
     e.add_argument("--catch-up-s", type=float, default=25, help="seconds that it is given to catch up")
     args = p.parse_args()
-    for binary in (args.serval, args.loadgen, args.echo):
-        needless = args.ensemble and (binary == args.echo or binary == args.serval and "serval" not in args.targets)
-        if not needless and not shutil.which(binary):
-            sys.exit(f"{binary} is missing: cargo build --release --workspace")
     if not set(args.targets.split(",")) <= {"apache", "serval"}:
         p.error("--targets: apache, serval, or both")
     single, several = ("fanout", "memory"), ("kills", "catch-up")
     if args.only in (single if args.ensemble else several):
         p.error(f"--only {args.only} is a part of the other table")
+    for binary in (args.serval, args.loadgen, args.echo):
+        needless = args.ensemble and (binary == args.echo or binary == args.serval and "serval" not in args.targets)
+        if not needless and not shutil.which(binary):
+            sys.exit(f"{binary} is missing: cargo build --release --workspace")
     rows = []
     if args.ensemble:
         ensemble_table(args, rows)
