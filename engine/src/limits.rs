@@ -47,6 +47,8 @@ pub struct Limits {
     /// A container that never had a child is reaped after this, ms; 0 = never
     /// (`znode.container.maxNeverUsedIntervalMs`).
     pub reap_never_used_ms: u64,
+    /// `readonlymode.enabled`: a member that finds no quorum serves clients that only read.
+    pub read_only_mode: bool,
     /// First four-letter words that may run; `None` = all (`4lw.commands.whitelist=*`).
     pub words: Option<Vec<Box<str>>>,
 }
@@ -74,6 +76,7 @@ impl Default for Limits {
             reap_interval_ms: 60_000,
             reap_per_minute: 10_000,
             reap_never_used_ms: 0,
+            read_only_mode: false,
             words: Some(vec!["srvr".into()]),
         }
     }

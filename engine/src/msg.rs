@@ -183,8 +183,9 @@ pub enum Act {
     /// Close every connection; from here on the generation is this one; answer [`ToCore::Drained`].
     CloseAll { generation: u64 },
     /// A role begins: from here on this tree is read, at `h`. A client that has seen the beginning of an epoch up to
-    /// `covers` has seen nothing that is not here (fact sheet 3.4: some leaders show it as a zxid).
-    Serve { tree: tree::Handle, h: Zxid, covers: Zxid },
+    /// `covers` has seen nothing that is not here (fact sheet 3.4: some leaders show it as a zxid). `read_only`: only
+    /// clients that ask for no more are let in (fact sheet 3.15).
+    Serve { tree: tree::Handle, h: Zxid, covers: Zxid, read_only: bool },
 }
 
 /// One znode's change, with what a shard needs to decide who hears of it.

@@ -3,7 +3,8 @@
 //! Not here: the transactions that make and close sessions (`pipeline`), the connections themselves (`shard`).
 //! Invariants:
 //! - a session expires only when every shard has reported all that it heard up to the bucket's end;
-//! - a session that is closing stays closing until it is removed.
+//! - a session that is closing stays closing until it is removed;
+//! - a session whose time another server keeps has no deadline here.
 
 use crate::ids::{Attach, ConnId, LinkId, SessionId, ShardId};
 use crate::time::{MonoMs, WallMs};
@@ -57,9 +58,11 @@ impl Owner {
 #[derive(Debug)]
 struct Session {
     timeout_ms: i32,
-    /// The end of the bucket it sits in, ms.
-    bucket: u64,
+    /// The end of the bucket it sits in, ms. `None`: its time is up elsewhere, or it is closing.
+    bucket: Option<u64>,
     closing: bool,
+    /// Known to this server only (fact sheet 3.15, 3.16).
+    local: bool,
     owner: Option<Owner>,
     attach: Attach,
 }
@@ -71,6 +74,8 @@ pub struct Tracker {
     next: SessionId,
     sessions: HashMap<SessionId, Session>,
     buckets: BTreeMap<u64, HashSet<SessionId>>,
+    /// Whether this server expires the sessions that all servers know.
+    keeps_time: bool,
     /// Per shard: up to when everything that arrived has been reported.
     drained: Vec<MonoMs>,
 }
@@ -94,6 +99,7 @@ impl Tracker {
             next: first,
             sessions: HashMap::new(),
             buckets: BTreeMap::new(),
+            keeps_time: true,
             drained: vec![MonoMs(0); shards],
         }
     }
@@ -118,35 +124,50 @@ impl Tracker {
 
     /// Starts to track a session. Known already: its timeout and deadline are renewed.
     pub fn add(&mut self, id: SessionId, timeout_ms: i32, now: MonoMs) {
-        let bucket = self.bucket_of(now, timeout_ms);
         if let Some(s) = self.sessions.get_mut(&id) {
             s.timeout_ms = timeout_ms;
-            self.touch(id, now);
-            return;
+            return self.touch(id, now);
         }
-        let s = Session { timeout_ms, bucket, closing: false, owner: None, attach: Attach(0) };
+        self.insert(id, timeout_ms, false, now);
+    }
+
+    /// Starts to track a session that no other server knows.
+    pub fn add_local(&mut self, id: SessionId, timeout_ms: i32, now: MonoMs) {
+        self.insert(id, timeout_ms, true, now);
+    }
+
+    fn insert(&mut self, id: SessionId, timeout_ms: i32, local: bool, now: MonoMs) {
+        let bucket = (local || self.keeps_time).then(|| self.bucket_of(now, timeout_ms));
+        if let Some(bucket) = bucket {
+            self.buckets.entry(bucket).or_default().insert(id);
+        }
+        let s = Session { timeout_ms, bucket, closing: false, local, owner: None, attach: Attach(0) };
         self.sessions.insert(id, s);
-        self.buckets.entry(bucket).or_default().insert(id);
+    }
+
+    /// Whether a session is known to this server only.
+    pub fn is_local(&self, id: SessionId) -> bool {
+        self.sessions.get(&id).is_some_and(|s| s.local)
     }
 
     /// The session was heard from at `at`. Deadlines only rise. Unknown and closing sessions are left alone.
     pub fn touch(&mut self, id: SessionId, at: MonoMs) {
-        let Some(s) = self.sessions.get(&id) else { return };
-        let to = self.bucket_of(at, s.timeout_ms);
-        if s.closing || to <= s.bucket {
+        let Some(Session { timeout_ms, bucket: Some(from), .. }) = self.sessions.get(&id) else { return };
+        let to = self.bucket_of(at, *timeout_ms);
+        if to <= *from {
             return;
         }
         self.leave_bucket(id);
-        self.sessions.get_mut(&id).expect("looked up above").bucket = to;
+        self.sessions.get_mut(&id).expect("looked up above").bucket = Some(to);
         self.buckets.entry(to).or_default().insert(id);
     }
 
     fn leave_bucket(&mut self, id: SessionId) {
-        let Some(s) = self.sessions.get(&id) else { return };
-        if let Some(set) = self.buckets.get_mut(&s.bucket) {
+        let Some(from) = self.sessions.get_mut(&id).and_then(|s| s.bucket.take()) else { return };
+        if let Some(set) = self.buckets.get_mut(&from) {
             set.remove(&id);
             if set.is_empty() {
-                self.buckets.remove(&s.bucket);
+                self.buckets.remove(&from);
             }
         }
     }
@@ -158,7 +179,7 @@ impl Tracker {
     }
 
     /// Takes one expired session whose bucket has passed and that no shard can have heard from unreported.
-    /// It is closing from here on: the caller closes it with a transaction.
+    /// It is closing from here on: the caller closes it, with a transaction unless it is a local one.
     pub fn expire_one(&mut self, now: MonoMs) -> Option<SessionId> {
         let heard_upto = self.drained.iter().copied().min().unwrap_or(now);
         let (&end, set) = self.buckets.iter().next()?;
@@ -233,9 +254,12 @@ impl Tracker {
         self.sessions.get(&id).map(|s| s.timeout_ms)
     }
 
-    /// Forgets a session if this connection owned it: a learner knows only those whose clients are here.
+    /// Forgets a session if this connection owned it: a learner knows only those whose clients are here. A local one
+    /// lives on until its time is up.
     pub fn forget(&mut self, id: SessionId, conn: ConnId) {
-        if self.sessions.get(&id).is_some_and(|s| s.owner == Some(Owner::Conn(conn))) {
+        if self.is_local(id) {
+            self.detach(id, conn);
+        } else if self.sessions.get(&id).is_some_and(|s| s.owner == Some(Owner::Conn(conn))) {
             self.leave_bucket(id);
             self.sessions.remove(&id);
         }
@@ -243,11 +267,18 @@ impl Tracker {
 
     /// Begins again with these sessions, each with its whole timeout from `now` on, owned by nobody.
     pub fn restart<'a>(&mut self, sessions: impl Iterator<Item = (&'a SessionId, &'a i32)>, now: MonoMs) {
-        self.sessions.clear();
-        self.buckets.clear();
+        self.clear();
+        self.keeps_time = true;
         for (&id, &timeout_ms) in sessions {
             self.add(id, timeout_ms, now);
         }
+    }
+
+    /// Begins again with none. Another server keeps the time of all but local ones.
+    pub fn clear(&mut self) {
+        self.sessions.clear();
+        self.buckets.clear();
+        self.keeps_time = false;
     }
 
     /// How a request of this attachment stands.

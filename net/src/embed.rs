@@ -254,7 +254,10 @@ impl Cluster {
 }
 
 /// The answer to a four-letter word.
-fn ask(addr: SocketAddr, word: &str) -> std::io::Result<String> {
+///
+/// # Errors
+/// It cannot be asked, or does not answer within five seconds.
+pub fn ask(addr: SocketAddr, word: &str) -> std::io::Result<String> {
     use std::io::{Read as _, Write as _};
     let mut s = std::net::TcpStream::connect(addr)?;
     s.set_read_timeout(Some(Duration::from_secs(5)))?;

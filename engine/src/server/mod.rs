@@ -3,13 +3,14 @@
 //! In: messages of shards ([`Server::handle`]), of peers ([`Server::peer`]), durable tickets, ticks. Out: things to persist,
 //! bytes for peers, change batches.
 //! Lives here: what a message asks for. `roles`: what each role does with it and how roles change; `learning`: what a
-//! learner waits for; `telling`: how committed transactions and controls reach the shards; `reaper`.
+//! learner waits for; `local`: sessions that no other server knows; `telling`: how committed transactions and controls reach the shards; `reaper`.
 //! Not here: threads, rings, clocks, files (`net`), what four-letter words print (`net::words`), who commits (`zab`).
 //! Invariants:
 //! - a transaction is applied when it is committed, a control leaves when everything that it stands behind is applied;
 //! - every accepted request leaves as exactly one step for its connection, unless the role in which it was accepted ends.
 
 mod learning;
+mod local;
 mod reaper;
 mod roles;
 mod telling;
@@ -171,6 +172,11 @@ impl Server {
             return;
         }
         self.tracker.touch(r.session, now.mono);
+        if self.tracker.is_local(r.session)
+            && let Some(answered) = self.local_request(&r)
+        {
+            return self.local(r.conn, r.session, answered);
+        }
         // The one write whose record is read before it is given a zxid.
         let malformed = r.op == Op::Reconfig && ReconfigRequest::decode(&mut Decoder::new(&r.body)).is_err();
         if malformed {
@@ -224,7 +230,8 @@ impl Server {
                     self.control_behind(Zxid::ZERO, item);
                 }
             }
-            _ => self.control_behind(self.zab.last_logged(), item),
+            Service::Ordering(_) => self.control_behind(self.zab.last_logged(), item),
+            _ => self.control_behind(Zxid::ZERO, item),
         }
     }
 
@@ -234,6 +241,9 @@ impl Server {
             return self.control(Target::Conn(c.conn, Act::Close));
         }
         if c.session == SessionId::NONE {
+            if self.makes_local_sessions() {
+                return self.new_local_session(&c, now);
+            }
             let id = self.tracker.next_id();
             let body = c.timeout_ms.to_be_bytes();
             if let Service::Learning = self.service {
@@ -255,8 +265,13 @@ impl Server {
         if c.password != password(c.session) {
             return self.control(Target::Conn(c.conn, Act::Refused));
         }
-        if let Service::Learning = self.service {
-            return self.revalidate(&c, out);
+        match self.service {
+            Service::Learning if !self.tracker.is_local(c.session) => return self.revalidate(&c, out),
+            // It is known to all, so its renewal is the leader's to grant: the client tries another server.
+            Service::ReadOnly if self.db.sessions().contains_key(&c.session) => {
+                return self.control(Target::Conn(c.conn, Act::Close));
+            }
+            _ => {}
         }
         let granted = self.tracker.attach(c.session, c.conn, c.timeout_ms, now.mono);
         self.attached(&c, granted);
@@ -313,12 +328,14 @@ impl Server {
         self.zab.tick(now.mono, out);
         self.events(now, out);
         self.serve_forwarded(now, out);
-        if !matches!(self.service, Service::Ordering(_)) {
-            return;
-        }
+        self.try_read_only(now);
         while self.has_room() && now.mono >= self.grace_until {
             let Some(id) = self.tracker.expire_one(now.mono) else { break };
             self.gauges.expired += 1;
+            if self.tracker.is_local(id) {
+                self.end_local(id);
+                continue;
+            }
             let ask = Ask {
                 session: id,
                 cxid: 0,
@@ -329,6 +346,9 @@ impl Server {
                 moved: false,
             };
             self.propose(ask, now, Waits::Nobody, out);
+        }
+        if !matches!(self.service, Service::Ordering(_)) {
+            return;
         }
         for path in self.reaper.due(&self.db, &self.limits, now) {
             if !self.has_room() {
@@ -353,10 +373,9 @@ impl Server {
     /// When [`Server::tick`] has something to do next.
     pub fn next_deadline(&self) -> MonoMs {
         let zab = self.zab.next_deadline();
-        let own = matches!(self.service, Service::Ordering(_)).then(|| {
-            let reap = self.reaper.next_deadline(&self.limits);
-            self.tracker.next_deadline().map_or(reap, |expiry| expiry.min(reap))
-        });
+        let reap =
+            matches!(self.service, Service::Ordering(_)).then(|| self.reaper.next_deadline(&self.limits));
+        let own = reap.into_iter().chain(self.tracker.next_deadline()).chain(self.read_only_at());
         zab.into_iter().chain(own).min().unwrap_or(MonoMs(u64::MAX))
     }
 
@@ -406,7 +425,10 @@ impl Server {
 impl Item {
     /// Answered in its place, at no zxid.
     fn malformed(conn: ConnId) -> Item {
-        let act = Act::Reply { err: Code::MARSHALLINGERROR, body: Span::default() };
+        Item::failed(conn, Code::MARSHALLINGERROR)
+    }
+    fn failed(conn: ConnId, err: Code) -> Item {
+        let act = Act::Reply { err, body: Span::default() };
         Item::Control { target: Target::Conn(conn, act), body: Vec::new() }
     }
 

@@ -31,6 +31,8 @@ pub(super) enum Service {
     Closed { missing: usize },
     /// A role has begun; clients are let in when everything up to `upto` is applied.
     Opening { missing: usize, upto: Zxid, leading: Option<u32> },
+    /// Clients that only read, from what is applied: no quorum was found for long.
+    ReadOnly,
     /// Orders writes itself: alone, or as the leader.
     Ordering(Box<Prep>),
     /// Forwards writes to the leader.
@@ -148,6 +150,7 @@ impl Server {
     }
 
     pub(super) fn events(&mut self, now: Now, out: &mut dyn Ports) {
+        self.leave_read_only();
         while let Some(e) = self.zab.take_event() {
             self.event(e, now, out);
         }
@@ -205,7 +208,7 @@ impl Server {
 
     /// Whether clients are served.
     pub fn is_open(&self) -> bool {
-        matches!(self.service, Service::Ordering(_) | Service::Learning)
+        matches!(self.service, Service::Ordering(_) | Service::Learning | Service::ReadOnly)
     }
     /// Whether some shard may still hold connections or readers of the last role. Nothing is replaced meanwhile.
     pub fn is_draining(&self) -> bool {
@@ -216,15 +219,15 @@ impl Server {
         self.zab.role() == Role::Leading && self.zab.last_logged().counter() >= COUNTER_SPENT
     }
 
-    fn close_service(&mut self) {
+    pub(super) fn close_service(&mut self) {
         self.forget_role_items();
         self.learning = Learning::default();
         self.forwarded.clear();
         self.forwarded_bytes = 0;
-        self.tracker.restart(std::iter::empty(), Default::default());
+        self.tracker.clear();
         let missing = match self.service {
             Service::Closed { missing } | Service::Opening { missing, .. } => missing,
-            Service::Ordering(_) | Service::Learning => {
+            Service::Ordering(_) | Service::Learning | Service::ReadOnly => {
                 self.generation += 1;
                 // Behind nothing: what is not applied yet waits for the shards' answers to this.
                 let target = Target::All(Act::CloseAll { generation: self.generation });
@@ -257,7 +260,6 @@ impl Server {
         if self.db.last() < upto {
             return;
         }
-        let last = self.db.last();
         let epoch = match leading {
             Some(epoch) => {
                 self.tracker.restart(self.db.sessions().iter(), now.mono);
@@ -265,16 +267,22 @@ impl Server {
                 epoch
             }
             None => {
-                self.tracker.restart(std::iter::empty(), now.mono);
+                self.tracker.clear();
                 self.service = Service::Learning;
                 self.zab.epochs().current
             }
         };
+        self.let_in(Zxid::new(epoch, 0));
+    }
+
+    /// Tells the shards to serve what is applied.
+    pub(super) fn let_in(&mut self, covers: Zxid) {
+        let h = self.db.last();
         let text = self.zab.members().text();
         // As in ZooKeeper, every server fills this node from its own configuration; it counts in no digest.
-        let _always_there = self.db.tree.set_data_only(last, crate::path::CONFIG, Some(text.as_bytes()));
-        let tree = self.db.tree.handle();
-        self.control(Target::All(Act::Serve { tree, h: last, covers: Zxid::new(epoch, 0) }));
+        let _always_there = self.db.tree.set_data_only(h, crate::path::CONFIG, Some(text.as_bytes()));
+        let (tree, read_only) = (self.db.tree.handle(), self.is_read_only());
+        self.control(Target::All(Act::Serve { tree, h, covers, read_only }));
     }
 
     /// The snapshot that a leader sent is durable, and this is the state that it holds.

@@ -79,6 +79,11 @@ impl Shard {
             self.conns[slot].end(Close::Now);
             return true;
         };
+        if self.read_only && r.read_only != Some(true) {
+            // It wants to write: it tries another server.
+            self.conns[slot].end(Close::Now);
+            return true;
+        }
         // R6: whoever has seen more than this shard is not served. The ring was consumed before these bytes were
         // looked at; so the client tries another server, as with ZooKeeper.
         let seen = r.last_zxid_seen;
@@ -141,7 +146,7 @@ impl Shard {
         if c.phase != Phase::Waiting || c.closing() {
             return;
         }
-        let read_only = c.read_only_byte.then_some(false);
+        let read_only = c.read_only_byte.then_some(self.read_only);
         (c.phase, c.session, c.attach, c.timeout_ms) = (Phase::Attached, session, attach, timeout_ms);
         c.blocked = Blocked::No;
         c.counters.last_cxid = 0;

@@ -137,7 +137,10 @@ impl Shard {
                 }
                 self.drained(core);
             }
-            Act::Serve { tree, h, covers } => self.serve_from(tree, *h, *covers),
+            Act::Serve { tree, h, covers, read_only } => {
+                self.read_only = *read_only;
+                self.serve_from(tree, *h, *covers);
+            }
             _ => debug_assert!(false, "{act:?} for every shard"),
         }
     }

@@ -71,6 +71,8 @@ pub struct Shard {
     h: Zxid,
     /// The beginning of the newest epoch whose history `h` completes.
     covers: Zxid,
+    /// Whether only clients that write nothing are let in.
+    read_only: bool,
     /// Batches of an older one are void.
     generation: u64,
     /// Asked to close everything; the generation that starts when nobody is left.
@@ -153,6 +155,7 @@ impl Shard {
             reader,
             h,
             covers: Zxid::ZERO,
+            read_only: false,
             generation,
             draining: None,
             conns: Conns::new(id),

@@ -94,7 +94,7 @@ pub const KEYS: &[Key] = &[
     honoured("globalOutstandingLimit", set::outstanding),
     honoured("jute.maxbuffer", set::jute_maxbuffer),
     honoured("4lw.commands.whitelist", set::words),
-    honoured("readonlymode.enabled", |d, e| flag(e).map(|b| d.read_only_mode = b)),
+    honoured("readonlymode.enabled", |d, e| flag(e).map(|b| d.limits.read_only_mode = b)),
     honoured("skipACL", |d, e| values::yes_no(&e.value).map(|b| d.limits.skip_acl = b)),
     honoured("reconfigEnabled", |d, e| flag(e).map(|b| d.limits.reconfig_enabled = b)),
     honoured("enforceQuota", |d, e| flag(e).map(|b| d.limits.enforce_quota = b)),

@@ -69,8 +69,6 @@ pub struct Config {
     pub purge: Option<Purge>,
     /// A sync of the log that takes longer is logged and counted, ms (`fsync.warningthresholdms`).
     pub fsync_warning_ms: u64,
-    /// `readonlymode.enabled`. A standalone server is never read-only; it only makes `isro` an allowed word.
-    pub read_only_mode: bool,
     /// Its place in an ensemble; `None`: it serves alone.
     pub ensemble: Option<EnsembleConfig>,
 }
@@ -101,7 +99,6 @@ impl Config {
             limits,
             purge: None,
             fsync_warning_ms: resolve::FSYNC_WARNING_MS,
-            read_only_mode: false,
             ensemble: None,
         }
     }

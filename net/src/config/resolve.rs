@@ -48,7 +48,6 @@ pub struct Draft {
     /// Of the members: the suffix of the dynamic file's name, or its `version`.
     pub version: u64,
     pub ensemble: EnsembleDraft,
-    pub read_only_mode: bool,
     pub snap_count: Option<u64>,
     pub snap_size_bytes: Option<u64>,
     pub prealloc_bytes: Option<(u64, usize)>,
@@ -80,7 +79,6 @@ impl Draft {
             dynamic_config_file: None,
             version: 0,
             ensemble: EnsembleDraft::default(),
-            read_only_mode: false,
             snap_count: None,
             snap_size_bytes: None,
             prealloc_bytes: None,
@@ -199,7 +197,7 @@ pub fn load(from: &Sources) -> Result<Loaded, ConfigError> {
     let purge = purge(&mut draft);
     into_profile(&mut draft, &mut profile);
     take_profile_limits(&mut draft.limits, &profile);
-    if draft.read_only_mode
+    if draft.limits.read_only_mode
         && let Some(words) = &mut draft.limits.words
         && !words.iter().any(|w| &**w == "isro")
     {
@@ -218,7 +216,6 @@ pub fn load(from: &Sources) -> Result<Loaded, ConfigError> {
         limits: draft.limits,
         purge,
         fsync_warning_ms: draft.fsync_warning_ms,
-        read_only_mode: draft.read_only_mode,
         ensemble,
     };
     Ok(Loaded { config, profile, warnings })

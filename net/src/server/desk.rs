@@ -147,7 +147,7 @@ impl Desk {
         }
         Some(match word {
             "ruok" => words::ruok(),
-            "isro" => words::isro(core.is_open().then_some(false)),
+            "isro" => words::isro(core.is_open().then_some(core.is_read_only())),
             "srvr" => server::srvr(&self.metrics(core, shared, journal, now).info()),
             "mntr" => {
                 // Counting them lists a directory, so only this word does.
@@ -208,7 +208,7 @@ impl Desk {
         let db = core.db();
         let shards = shared.shard_metrics();
         Metrics {
-            mode: mode_of(core.role()),
+            mode: mode_of(core),
             uptime_ms: now.mono.since(self.started.mono),
             core: CoreMetrics {
                 zxid: db.last(),
@@ -249,9 +249,10 @@ impl Desk {
     }
 }
 
-/// What a server calls itself; `None` while it serves nobody.
-fn mode_of(role: Role) -> Mode {
-    match role {
+/// What a server calls itself while it serves.
+fn mode_of(core: &Server) -> Mode {
+    match core.role() {
+        _ if core.is_read_only() => Mode::ReadOnly,
         Role::Leading => Mode::Leader,
         Role::Following => Mode::Follower,
         Role::Observing => Mode::Observer,

@@ -16,24 +16,28 @@ impl Client {
         Client::try_connect(port).expect("the server takes clients")
     }
     pub fn try_connect(port: u16) -> std::io::Result<Client> {
+        let (c, response) = Client::open(port, &new_session())?;
+        assert_eq!(response.timeout_ms, 10_000);
+        assert_ne!(response.session, SessionId::NONE);
+        Ok(c)
+    }
+    /// Whatever the server answers to that request.
+    pub fn open(port: u16, request: &ConnectRequest<'_>) -> std::io::Result<(Client, ConnectResponse)> {
         let socket = TcpStream::connect(("127.0.0.1", port))?;
         socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
         let mut c = Client { socket, xid: 0 };
-        let request = ConnectRequest {
-            last_zxid_seen: Zxid::ZERO,
-            timeout_ms: 10_000,
-            session: SessionId::NONE,
-            password: Some(&[0; 16]),
-            read_only: Some(false),
-        };
         let mut out = Vec::new();
         put_frame(&mut out, |o| request.encode(o));
         c.socket.write_all(&out)?;
         let frame = c.try_frame()?;
-        let response = ConnectResponse::decode(&mut Decoder::new(&frame)).unwrap();
-        assert_eq!(response.timeout_ms, 10_000);
-        assert_ne!(response.session, SessionId::NONE);
-        Ok(c)
+        Ok((c, ConnectResponse::decode(&mut Decoder::new(&frame)).unwrap()))
+    }
+    /// Waits until the server closes the connection.
+    #[allow(dead_code)]
+    pub fn wait_for_end(&mut self) {
+        while self.try_frame().is_ok() {}
+        let mut byte = [0];
+        assert!(matches!(self.socket.read(&mut byte), Ok(0)), "it is not closed");
     }
     fn frame(&mut self) -> Vec<u8> {
         self.try_frame().unwrap()
@@ -58,6 +62,17 @@ impl Client {
         let header = ReplyHeader::decode(&mut d).unwrap();
         assert_eq!(header.xid, self.xid);
         (header, d.rest().to_vec())
+    }
+}
+
+/// A client without a session asks for one.
+pub fn new_session() -> ConnectRequest<'static> {
+    ConnectRequest {
+        last_zxid_seen: Zxid::ZERO,
+        timeout_ms: 10_000,
+        session: SessionId::NONE,
+        password: Some(&[0; 16]),
+        read_only: Some(false),
     }
 }
 

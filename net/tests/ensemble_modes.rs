@@ -1,0 +1,109 @@
+//! What a member does for its clients besides ordinary service: read-only mode, a leader that serves nobody, local
+//! sessions, and what the four-letter words of an ensemble say about it.
+
+mod common;
+
+use common::{Client, create, get, new_session};
+use engine::error::Code;
+use engine::ids::Zxid;
+use engine::limits::Limits;
+use engine::proto::{ConnectRequest, Encode, Op};
+use net::embed::{Cluster, Options, ask};
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn cluster(limits: Limits) -> Cluster {
+    let limits = Limits { words: None, max_client_connections: 0, ..limits };
+    Cluster::start(3, &Options { limits: Some(limits), ..Options::default() }).unwrap()
+}
+
+fn port(cluster: &Cluster, i: usize) -> u16 {
+    cluster.server(i).expect("it runs").client_port()
+}
+
+fn word(cluster: &Cluster, i: usize, word: &str) -> String {
+    ask(cluster.server(i).expect("it runs").client_addr(), word).unwrap()
+}
+
+/// Asks again until it is there.
+fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(got) = ask() {
+            return got;
+        }
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A client of server `i`, as soon as that serves.
+fn client(cluster: &Cluster, i: usize) -> Client {
+    until("it takes clients", || Client::try_connect(port(cluster, i)).ok())
+}
+
+fn sync(c: &mut Client) {
+    assert_eq!(c.call(Op::Sync, |o| o.put_string("/")).0.err, Code::OK);
+}
+
+fn is_closed(answer: std::io::Result<impl Sized>) {
+    let kind = answer.map(|_| ()).expect_err("nobody is let in").kind();
+    assert!(matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{kind}");
+}
+
+#[test]
+fn a_server_without_a_quorum_serves_those_who_only_read() {
+    let mut cluster = cluster(Limits { read_only_mode: true, ..Limits::default() });
+    let leader = cluster.wait_for_leader(PATIENCE).unwrap();
+    let survivor = (leader + 1) % 3;
+    assert_eq!(create(&mut client(&cluster, leader), "/kept", b"x").err, Code::OK);
+    let (mut before, known) =
+        until("it takes clients", || Client::open(port(&cluster, survivor), &new_session()).ok());
+    sync(&mut before);
+    assert_eq!(word(&cluster, survivor, "isro"), "rw");
+    for i in (0..3).filter(|i| *i != survivor) {
+        cluster.kill(i);
+    }
+    before.wait_for_end();
+    until("it serves reads", || (word(&cluster, survivor, "isro") == "ro").then_some(()));
+    let text = word(&cluster, survivor, "srvr");
+    assert!(text.contains("READ-ONLY mode; serving only read-only clients\n"), "{text}");
+    assert!(text.contains("Mode: read-only\n"), "{text}");
+    is_closed(Client::open(port(&cluster, survivor), &new_session()));
+
+    let reads_only = ConnectRequest { read_only: Some(true), ..new_session() };
+    let (mut reader, response) = Client::open(port(&cluster, survivor), &reads_only).unwrap();
+    assert_eq!((response.read_only, response.timeout_ms), (Some(true), 10_000));
+    let (header, data) = get(&mut reader, "/kept");
+    assert_eq!((header.err, data.as_deref()), (Code::OK, Some(&b"x"[..])));
+    let refused = create(&mut reader, "/no", b"");
+    assert_eq!((refused.err, refused.zxid), (Code::NOTREADONLY, header.zxid));
+    assert_eq!(reader.call(Op::Sync, |o| o.put_string("/")).0.err, Code::NOTREADONLY);
+    assert_eq!(get(&mut reader, "/no").0.err, Code::NONODE);
+
+    // It comes back to its session; another one ends its own.
+    let again =
+        ConnectRequest { session: response.session, password: Some(&response.password), ..reads_only };
+    let (mut reader, second) = Client::open(port(&cluster, survivor), &again).unwrap();
+    assert_eq!((second.session, second.read_only), (response.session, Some(true)));
+    let (mut other, _) = Client::open(port(&cluster, survivor), &reads_only).unwrap();
+    assert_eq!(other.call(Op::CloseSession, |_| {}).0.err, Code::OK);
+    other.wait_for_end();
+    // The time of a session that all know is the leader's to renew: that client tries another server.
+    let moved = ConnectRequest { session: known.session, password: Some(&known.password), ..reads_only };
+    is_closed(Client::open(port(&cluster, survivor), &moved));
+    // Whoever has seen more than this server is not served.
+    let ahead = ConnectRequest { last_zxid_seen: Zxid(u64::MAX >> 1), ..reads_only };
+    is_closed(Client::open(port(&cluster, survivor), &ahead));
+
+    cluster.restart((survivor + 1) % 3).unwrap();
+    reader.wait_for_end();
+    let mut writer = client(&cluster, survivor);
+    assert_eq!(create(&mut writer, "/later", b"").err, Code::OK);
+    assert_eq!(word(&cluster, survivor, "isro"), "rw");
+    let (_, gone) = Client::open(port(&cluster, survivor), &again).unwrap();
+    assert_eq!(gone.timeout_ms, 0, "a session that was known to that server only has ended");
+    cluster.stop().unwrap();
+}
