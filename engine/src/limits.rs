@@ -49,6 +49,8 @@ pub struct Limits {
     pub reap_never_used_ms: u64,
     /// `readonlymode.enabled`: a member that finds no quorum serves clients that only read.
     pub read_only_mode: bool,
+    /// `leaderServes`: a leader takes clients. Its four-letter words answer either way.
+    pub leader_serves: bool,
     /// First four-letter words that may run; `None` = all (`4lw.commands.whitelist=*`).
     pub words: Option<Vec<Box<str>>>,
 }
@@ -77,6 +79,7 @@ impl Default for Limits {
             reap_per_minute: 10_000,
             reap_never_used_ms: 0,
             read_only_mode: false,
+            leader_serves: true,
             words: Some(vec!["srvr".into()]),
         }
     }

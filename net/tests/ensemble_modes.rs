@@ -107,3 +107,16 @@ fn a_server_without_a_quorum_serves_those_who_only_read() {
     assert_eq!(gone.timeout_ms, 0, "a session that was known to that server only has ended");
     cluster.stop().unwrap();
 }
+
+#[test]
+fn a_leader_that_only_leads_takes_no_clients() {
+    let cluster = cluster(Limits { leader_serves: false, ..Limits::default() });
+    let leader = cluster.wait_for_leader(PATIENCE).unwrap();
+    let mut c = client(&cluster, (leader + 1) % 3);
+    assert_eq!(create(&mut c, "/through-a-follower", b"").err, Code::OK);
+    sync(&mut c);
+    is_closed(Client::open(port(&cluster, leader), &new_session()));
+    assert_eq!(word(&cluster, leader, "isro"), "null");
+    assert_eq!(word(&cluster, (leader + 1) % 3, "isro"), "rw");
+    cluster.stop().unwrap();
+}

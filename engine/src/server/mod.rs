@@ -236,7 +236,7 @@ impl Server {
     }
 
     fn connect(&mut self, c: Connect, now: Now, out: &mut dyn Ports) {
-        if !self.is_open() {
+        if !self.takes_clients() {
             // Not serving: the client tries another server.
             return self.control(Target::Conn(c.conn, Act::Close));
         }

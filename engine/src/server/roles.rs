@@ -210,6 +210,10 @@ impl Server {
     pub fn is_open(&self) -> bool {
         matches!(self.service, Service::Ordering(_) | Service::Learning | Service::ReadOnly)
     }
+    /// Whether clients are let in at present: a leader may be told to lead only.
+    pub fn takes_clients(&self) -> bool {
+        self.is_open() && (self.limits.leader_serves || self.zab.role() != Role::Leading)
+    }
     /// Whether some shard may still hold connections or readers of the last role. Nothing is replaced meanwhile.
     pub fn is_draining(&self) -> bool {
         matches!(self.service, Service::Closed { missing } | Service::Opening { missing, .. } if missing > 0)

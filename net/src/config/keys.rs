@@ -122,7 +122,7 @@ pub const KEYS: &[Key] = &[
     honoured("weight.*", ensemble::weight),
     honoured("peerType", ensemble::peer_type),
     warned("electionAlg", Form::Int(3, 3), &["3"], ENSEMBLE),
-    warned("leaderServes", Form::YesNo, &["yes"], ENSEMBLE),
+    honoured("leaderServes", |d, e| values::yes_no(&e.value).map(|b| d.limits.leader_serves = b)),
     warned("syncEnabled", Form::Bool, &["true"], ENSEMBLE),
     warned("observerMasterPort", PORT, &["0"], ENSEMBLE),
     warned("observer.*", Form::Text, &[], PACE),

@@ -97,7 +97,7 @@ fn sample(name: &str) -> &'static str {
         "preAllocSize" => "131072",
         "txnLogSizeLimitInKb" => "262144",
         "flushDelay" => "3",
-        "forceSync" => "no",
+        "forceSync" | "leaderServes" => "no",
         "fsync.warningthresholdms" => "20",
         "autopurge.snapRetainCount" => "5",
         "autopurge.purgeInterval" => "24",

@@ -147,7 +147,7 @@ impl Desk {
         }
         Some(match word {
             "ruok" => words::ruok(),
-            "isro" => words::isro(core.is_open().then_some(core.is_read_only())),
+            "isro" => words::isro(core.takes_clients().then_some(core.is_read_only())),
             "srvr" => server::srvr(&self.metrics(core, shared, journal, now).info()),
             "mntr" => {
                 // Counting them lists a directory, so only this word does.
