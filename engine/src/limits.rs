@@ -51,6 +51,10 @@ pub struct Limits {
     pub read_only_mode: bool,
     /// `leaderServes`: a leader takes clients. Its four-letter words answer either way.
     pub leader_serves: bool,
+    /// `localSessionsEnabled`: new sessions are known to the server that makes them only. To be the same on all members.
+    pub local_sessions: bool,
+    /// `localSessionsUpgradingEnabled`: a local session that creates an ephemeral node becomes one that all know.
+    pub local_session_upgrades: bool,
     /// First four-letter words that may run; `None` = all (`4lw.commands.whitelist=*`).
     pub words: Option<Vec<Box<str>>>,
 }
@@ -80,6 +84,8 @@ impl Default for Limits {
             reap_never_used_ms: 0,
             read_only_mode: false,
             leader_serves: true,
+            local_sessions: false,
+            local_session_upgrades: false,
             words: Some(vec!["srvr".into()]),
         }
     }

@@ -33,6 +33,10 @@ pub fn first_id(server: u8, now: WallMs) -> SessionId {
     SessionId((stamp | u64::from(server) << 56) as i64)
 }
 
+fn first_byte(id: SessionId) -> u8 {
+    (id.0 >> 56) as u8
+}
+
 /// Container nodes carry this in the owner field, so no session may.
 const FORBIDDEN: i64 = i64::MIN;
 
@@ -71,6 +75,8 @@ struct Session {
 #[derive(Debug)]
 pub struct Tracker {
     tick_ms: u64,
+    /// The first byte of the ids given out here.
+    server: u8,
     next: SessionId,
     sessions: HashMap<SessionId, Session>,
     buckets: BTreeMap<u64, HashSet<SessionId>>,
@@ -96,12 +102,18 @@ impl Tracker {
     pub fn new(tick_ms: u32, first: SessionId, shards: usize) -> Tracker {
         Tracker {
             tick_ms: u64::from(tick_ms.max(1)),
+            server: first_byte(first),
             next: first,
             sessions: HashMap::new(),
             buckets: BTreeMap::new(),
             keeps_time: true,
             drained: vec![MonoMs(0); shards],
         }
+    }
+
+    /// Whether that id was given out by this server, in this life or an earlier one.
+    pub fn is_own(&self, id: SessionId) -> bool {
+        first_byte(id) == self.server
     }
 
     /// A fresh id.
@@ -143,6 +155,23 @@ impl Tracker {
         }
         let s = Session { timeout_ms, bucket, closing: false, local, owner: None, attach: Attach(0) };
         self.sessions.insert(id, s);
+    }
+
+    /// From here on all servers know it. Gives its timeout, ms; `None`: it is not local, or closing.
+    pub fn upgrade(&mut self, id: SessionId) -> Option<i32> {
+        let keeps_time = self.keeps_time;
+        let s = self.sessions.get_mut(&id).filter(|s| s.local && !s.closing)?;
+        s.local = false;
+        let timeout_ms = s.timeout_ms;
+        if !keeps_time {
+            self.leave_bucket(id);
+        }
+        Some(timeout_ms)
+    }
+
+    /// How many sessions are known to this server only.
+    pub fn local_count(&self) -> usize {
+        self.sessions.values().filter(|s| s.local).count()
     }
 
     /// Whether a session is known to this server only.
@@ -227,9 +256,9 @@ impl Tracker {
     }
 
     /// The client is at that learner now. The connection here that owned the session, if any, is to be closed.
-    /// `None`: unknown or closing.
+    /// `None`: unknown, closing, or a local one of this server.
     pub fn claim(&mut self, id: SessionId, link: LinkId, now: MonoMs) -> Option<Option<ConnId>> {
-        let s = self.sessions.get_mut(&id).filter(|s| !s.closing)?;
+        let s = self.sessions.get_mut(&id).filter(|s| !s.closing && !s.local)?;
         let owner = Owner::Learner(link);
         let former = s.owner.replace(owner).filter(|o| *o != owner).and_then(Owner::conn);
         if former.is_some() {
@@ -241,7 +270,7 @@ impl Tracker {
 
     /// How a request stands that a learner forwarded. A session that nobody owned belongs to it from here on.
     pub fn standing_at(&mut self, id: SessionId, link: LinkId) -> Standing {
-        let Some(s) = self.sessions.get_mut(&id) else { return Standing::Closing };
+        let Some(s) = self.sessions.get_mut(&id).filter(|s| !s.local) else { return Standing::Closing };
         match s.owner.get_or_insert(Owner::Learner(link)) {
             Owner::Learner(l) if *l == link && s.closing => Standing::Closing,
             Owner::Learner(l) if *l == link => Standing::Owner,
@@ -371,6 +400,26 @@ mod tests {
         assert!(!t.is_live(id));
         t.touch(id, MonoMs(10_001));
         assert_eq!(t.next_deadline(), None, "a closing session cannot be revived");
+    }
+
+    #[test]
+    fn a_learner_keeps_the_time_of_local_sessions_only_until_all_know_them() {
+        let mut t = Tracker::new(2000, SessionId(1), 1);
+        t.clear();
+        let (known, local, upgraded) = (t.next_id(), t.next_id(), t.next_id());
+        t.add(known, 4000, MonoMs(0));
+        assert_eq!(t.next_deadline(), None);
+        t.add_local(local, 4000, MonoMs(0));
+        t.add_local(upgraded, 4000, MonoMs(0));
+        assert_eq!((t.upgrade(upgraded), t.upgrade(upgraded), t.upgrade(known)), (Some(4000), None, None));
+        assert!(t.is_local(local) && !t.is_local(upgraded) && t.local_count() == 1);
+        let c = t.attach(local, conn(1), 4000, MonoMs(0)).unwrap();
+        t.forget(local, conn(1));
+        assert_eq!(t.standing(local, c.attach), Standing::Owner, "it waits for its client");
+        assert_eq!(t.claim(local, LinkId(1), MonoMs(1)), None, "no other server may have it");
+        t.drained(ShardId(0), MonoMs(10_000));
+        assert_eq!((t.expire_one(MonoMs(9_000)), t.expire_one(MonoMs(9_000))), (Some(local), None));
+        assert!(t.is_local(local) && t.is_live(known) && t.is_live(upgraded));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use common::{Client, create, get, new_session};
 use engine::error::Code;
 use engine::ids::Zxid;
 use engine::limits::Limits;
-use engine::proto::{ConnectRequest, Encode, Op};
+use engine::proto::{Acl, ConnectRequest, ConnectResponse, CreateRequest, Encode, Op};
 use net::embed::{Cluster, Options, ask};
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -118,5 +118,81 @@ fn a_leader_that_only_leads_takes_no_clients() {
     is_closed(Client::open(port(&cluster, leader), &new_session()));
     assert_eq!(word(&cluster, leader, "isro"), "null");
     assert_eq!(word(&cluster, (leader + 1) % 3, "isro"), "rw");
+    cluster.stop().unwrap();
+}
+
+fn create_ephemeral(c: &mut Client, path: &str) -> Code {
+    let request =
+        CreateRequest { path: path.into(), data: None, acl: vec![Acl::open()], flags: 1, ttl: None };
+    c.call(Op::Create, |o| request.encode(o)).0.err
+}
+
+fn zxid(cluster: &Cluster, i: usize) -> String {
+    let text = word(cluster, i, "srvr");
+    text.lines().find(|l| l.starts_with("Zxid:")).expect("it serves").to_owned()
+}
+
+/// What a client sends that comes back.
+fn back<'a>(r: &'a ConnectResponse) -> ConnectRequest<'a> {
+    ConnectRequest { session: r.session, password: Some(&r.password), ..new_session() }
+}
+
+#[test]
+fn local_sessions_are_known_to_one_server_until_they_own_a_node() {
+    let limits = Limits { local_sessions: true, local_session_upgrades: true, ..Limits::default() };
+    let cluster = cluster(limits);
+    let leader = cluster.wait_for_leader(PATIENCE).unwrap();
+    for at in [leader, (leader + 1) % 3] {
+        let elsewhere = (at + 1) % 3;
+        client(&cluster, elsewhere);
+        sync(&mut client(&cluster, at));
+        let before = zxid(&cluster, at);
+        let (mut c, session) =
+            until("it takes clients", || Client::open(port(&cluster, at), &new_session()).ok());
+        assert_eq!(get(&mut c, "/").0.err, Code::OK);
+        assert_eq!(zxid(&cluster, at), before, "no transaction makes it");
+        assert_eq!(create(&mut c, &format!("/by{at}"), b"x").err, Code::OK);
+        assert_eq!(get(&mut c, &format!("/by{at}")).0.err, Code::OK);
+        // It may come back to its server, and to no other.
+        let (_, refused) = Client::open(port(&cluster, elsewhere), &back(&session)).unwrap();
+        assert_eq!(refused.timeout_ms, 0);
+        let (mut c, same) = Client::open(port(&cluster, at), &back(&session)).unwrap();
+        assert_eq!(same.session, session.session);
+
+        let path = format!("/owned{at}");
+        assert_eq!(create_ephemeral(&mut c, &path), Code::OK);
+        assert_eq!(create(&mut c, &format!("{path}-not"), b"").err, Code::OK);
+        let (mut moved, same) = Client::open(port(&cluster, elsewhere), &back(&session)).unwrap();
+        assert_eq!(same.session, session.session, "all servers know it now");
+        sync(&mut moved);
+        assert_eq!(get(&mut moved, &path).0.err, Code::OK);
+        assert_eq!(moved.call(Op::CloseSession, |_| {}).0.err, Code::OK);
+        let mut c = client(&cluster, leader);
+        sync(&mut c);
+        assert_eq!(get(&mut c, &path).0.err, Code::NONODE);
+    }
+    cluster.stop().unwrap();
+}
+
+#[test]
+fn local_sessions_that_may_not_be_upgraded_own_nothing_and_expire_alone() {
+    let limits =
+        Limits { local_sessions: true, tick_ms: 100, min_session_timeout_ms: 200, ..Limits::default() };
+    let cluster = cluster(limits);
+    let leader = cluster.wait_for_leader(PATIENCE).unwrap();
+    for at in [leader, (leader + 1) % 3] {
+        let mut c = client(&cluster, at);
+        assert_eq!(create_ephemeral(&mut c, "/owned"), Code::EPHEMERALONLOCALSESSION);
+        assert_eq!(create(&mut c, &format!("/by{at}"), b"").err, Code::OK);
+        let before = zxid(&cluster, at);
+        let short = ConnectRequest { timeout_ms: 200, ..new_session() };
+        let (mut idle, session) = Client::open(port(&cluster, at), &short).unwrap();
+        idle.wait_for_end();
+        let (_, refused) = Client::open(port(&cluster, at), &back(&session)).unwrap();
+        assert_eq!(refused.timeout_ms, 0);
+        assert_eq!(c.call(Op::CloseSession, |_| {}).0.err, Code::OK);
+        c.wait_for_end();
+        assert_eq!(zxid(&cluster, at), before, "no transaction ends it");
+    }
     cluster.stop().unwrap();
 }

@@ -446,6 +446,20 @@ fn decode_multi<'a>(d: &mut Decoder<'a>) -> Result<Vec<(Op, Decoder<'a>)>, Code>
     }
 }
 
+/// Whether a request, if it succeeds, leaves its session a node. What cannot be read creates nothing.
+pub fn makes_ephemeral(op: Op, body: &[u8]) -> bool {
+    let ephemeral = |op, d: &mut Decoder<'_>| {
+        matches!(op, Op::Create | Op::Create2)
+            && CreateRequest::decode(op, d).is_ok_and(|r| matches!(r.flags, 1 | 3))
+    };
+    let mut d = Decoder::new(body);
+    match op {
+        Op::Multi => decode_multi(&mut d)
+            .is_ok_and(|ops| ops.into_iter().any(|(op, mut item)| ephemeral(op, &mut item))),
+        _ => ephemeral(op, &mut d),
+    }
+}
+
 /// What a create's flags say.
 struct Mode {
     sequential: bool,

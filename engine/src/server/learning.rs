@@ -20,9 +20,20 @@ const BYTES_MAX: usize = 64 << 20;
 /// One unfinished request.
 #[derive(Debug)]
 enum Wait {
-    Write { conn: ConnId, cxid: i32, bytes: usize },
-    Session { conn: ConnId },
-    Sync { item: Item, bytes: usize },
+    Write {
+        conn: ConnId,
+        cxid: i32,
+        bytes: usize,
+    },
+    Session {
+        conn: ConnId,
+    },
+    /// A local session is made known to all; nobody is told.
+    Upgrade,
+    Sync {
+        item: Item,
+        bytes: usize,
+    },
     Local(Item),
 }
 
@@ -57,6 +68,9 @@ impl Learning {
     pub fn new_session(&mut self, session: SessionId, conn: ConnId) {
         self.push(session, Wait::Session { conn });
     }
+    pub fn upgrade(&mut self, session: SessionId) {
+        self.push(session, Wait::Upgrade);
+    }
     pub fn sync(&mut self, session: SessionId, item: Item, bytes: usize) {
         self.push(session, Wait::Sync { item, bytes });
         self.syncs.push_back(session);
@@ -80,11 +94,8 @@ impl Learning {
         };
         let waits = match self.sessions.get(&header.session).and_then(VecDeque::front) {
             Some(Wait::Write { conn, cxid, .. }) if *cxid == header.cxid => Waits::Reply(*conn),
-            Some(Wait::Session { conn })
-                if [Op::CreateSession.wire(), Op::Error.wire()].contains(&header.kind) =>
-            {
-                Waits::Session(*conn)
-            }
+            Some(Wait::Session { conn }) if may_be_new_session(&header) => Waits::Session(*conn),
+            Some(Wait::Upgrade) if may_be_new_session(&header) => Waits::Nobody,
             _ => return (Waits::Nobody, Vec::new()),
         };
         self.pop(header.session);
@@ -154,11 +165,16 @@ impl Learning {
     }
 }
 
+/// Whether it makes a session, or says that it could not be made.
+fn may_be_new_session(header: &TxnHeader) -> bool {
+    header.cxid == 0 && [Op::CreateSession.wire(), Op::Error.wire()].contains(&header.kind)
+}
+
 impl Wait {
     fn bytes(&self) -> usize {
         match self {
             Wait::Write { bytes, .. } | Wait::Sync { bytes, .. } => *bytes,
-            Wait::Session { .. } | Wait::Local(_) => 0,
+            Wait::Session { .. } | Wait::Upgrade | Wait::Local(_) => 0,
         }
     }
 }

@@ -1,20 +1,21 @@
-//! Sessions that no other server knows, and the mode in which there are no others (fact sheet 3.15).
+//! Sessions that no other server knows (fact sheet 3.16), and the mode in which there are no others (3.15).
 //!
 //! Not here: how roles begin and end (`roles`), the sessions' clocks (`session`).
 //! Invariants:
-//! - a local session is in no transaction; it ends with its time, with its client's word, or with the role;
+//! - a local session is in no transaction until it is upgraded; it ends with its time, with its client's word, or with the role;
 //! - in read-only mode nothing is written, and it ends before anything is applied or replaced.
 
 use super::Server;
 use super::roles::{Need, Service};
-use super::telling::Item;
+use super::telling::{Item, Waits};
 use crate::error::Code;
 use crate::ids::{SessionId, Zxid};
 use crate::msg::{Act, Connect, Request, Target};
+use crate::pipeline::{Ask, makes_ephemeral};
 use crate::proto::Op;
 use crate::session::password;
 use crate::time::{MonoMs, Now};
-use crate::zab::Role;
+use crate::zab::{Forward, Ports, Role};
 
 /// A member looks for a quorum at least so long before it serves those who only read, ms; or a tick, if that is longer.
 const READ_ONLY_AFTER_MS: u64 = 2_000;
@@ -59,7 +60,8 @@ impl Server {
 
     /// Whether a new session is to be known here only.
     pub(super) fn makes_local_sessions(&self) -> bool {
-        self.is_read_only()
+        let in_ensemble = matches!(self.zab.role(), Role::Leading | Role::Following | Role::Observing);
+        self.is_read_only() || (self.limits.local_sessions && in_ensemble)
     }
 
     pub(super) fn new_local_session(&mut self, c: &Connect, now: Now) {
@@ -69,8 +71,9 @@ impl Server {
         self.attached(&Connect { session: id, password: password(id), ..*c }, granted);
     }
 
-    /// A request of a local session. `Some`: this answers it, in its place.
-    pub(super) fn local_request(&mut self, r: &Request) -> Option<Item> {
+    /// A request of a local session. `Some`: this answers it, in its place. `None`: it goes its ordinary way; what it
+    /// needs was sent ahead.
+    pub(super) fn local_request(&mut self, r: &Request, now: Now, out: &mut dyn Ports) -> Option<Item> {
         match r.op {
             Op::CloseSession => {
                 self.tracker.remove(r.session);
@@ -79,8 +82,38 @@ impl Server {
             }
             Op::GetEphemerals => None,
             _ if self.is_read_only() => Some(Item::failed(r.conn, Code::NOTREADONLY)),
-            _ => None,
+            op if !makes_ephemeral(op, &r.body) => None,
+            _ if !self.limits.local_session_upgrades => {
+                Some(Item::failed(r.conn, Code::EPHEMERALONLOCALSESSION))
+            }
+            _ => {
+                self.upgrade(r.session, now, out);
+                None
+            }
         }
+    }
+
+    /// All servers are told of a session that was local: the transaction that makes it, for the id that it has.
+    fn upgrade(&mut self, id: SessionId, now: Now, out: &mut dyn Ports) {
+        let Some(timeout_ms) = self.tracker.upgrade(id) else { return };
+        let body = &timeout_ms.to_be_bytes();
+        if let Service::Learning = self.service {
+            self.learning.upgrade(id);
+            let op = Op::CreateSession.wire();
+            return self.zab.forward(&Forward { session: id, cxid: 0, op, body, ids: &[] }, out);
+        }
+        let op = Op::CreateSession;
+        let ask = Ask { session: id, cxid: 0, op, body, ids: &[], live: true, moved: false };
+        self.propose(ask, now, Waits::Nobody, out);
+    }
+
+    /// Leader: whether a learner's request may come from a local session of its own. Such a one may do anything but own
+    /// a node.
+    pub(super) fn is_local_elsewhere(&self, id: SessionId, op: Op, body: &[u8]) -> bool {
+        self.limits.local_sessions
+            && self.tracker.timeout_ms(id).is_none()
+            && !self.tracker.is_own(id)
+            && !makes_ephemeral(op, body)
     }
 
     /// The time of a local session is up.

@@ -45,6 +45,8 @@ pub struct Gauges {
     pub dropped_stale: u64,
     pub digest_mismatches: u64,
     pub reaped: u64,
+    /// Sessions known to this server only; they are not among `sessions`.
+    pub local_sessions: usize,
 }
 
 /// See the module.
@@ -146,6 +148,7 @@ impl Server {
                     self.tracker.touch(id, at);
                     if let (Service::Learning, Some(timeout_ms)) =
                         (&self.service, self.tracker.timeout_ms(id))
+                        && !self.tracker.is_local(id)
                     {
                         self.zab.touch(id, timeout_ms);
                     }
@@ -173,7 +176,7 @@ impl Server {
         }
         self.tracker.touch(r.session, now.mono);
         if self.tracker.is_local(r.session)
-            && let Some(answered) = self.local_request(&r)
+            && let Some(answered) = self.local_request(&r, now, out)
         {
             return self.local(r.conn, r.session, answered);
         }
@@ -416,6 +419,7 @@ impl Server {
         Gauges {
             sessions: self.db.sessions().len(),
             ephemerals: self.db.ephemeral_count(),
+            local_sessions: self.tracker.local_count(),
             queued: self.waiting.len() + self.controls.len() + self.learning.len(),
             ..self.gauges
         }

@@ -12,7 +12,7 @@ use super::telling::{Item, Waits};
 use crate::ids::{LinkId, ServerId, SessionId, Zxid};
 use crate::msg::{Act, Connect, Request, Target};
 use crate::pipeline::{Ask, Database, Prep};
-use crate::proto::{Id, Op};
+use crate::proto::{Decoder, Id, Op};
 use crate::session::Standing;
 use crate::time::Now;
 use crate::zab::{Event, Forward, Ports, Reach, Role, Why, Window};
@@ -421,7 +421,14 @@ impl Server {
         // What no client may ask for is answered as unknown.
         let op = Op::from_wire(f.op).filter(|op| *op != Op::DeleteContainer).unwrap_or(Op::Ping);
         let standing = match op {
-            Op::CreateSession => Standing::Owner,
+            Op::CreateSession => {
+                // Known from here on: a learner that upgrades a local session sends that session's write right behind.
+                if let Ok(timeout_ms) = Decoder::new(&f.body).int() {
+                    self.tracker.add(f.session, timeout_ms, now.mono);
+                }
+                Standing::Owner
+            }
+            _ if self.is_local_elsewhere(f.session, op, &f.body) => Standing::Owner,
             _ => self.tracker.standing_at(f.session, f.link),
         };
         if op == Op::Sync {

@@ -126,13 +126,9 @@ pub const KEYS: &[Key] = &[
     warned("syncEnabled", Form::Bool, &["true"], ENSEMBLE),
     warned("observerMasterPort", PORT, &["0"], ENSEMBLE),
     warned("observer.*", Form::Text, &[], PACE),
-    warned("localSessionsEnabled", Form::Bool, FALSE, "on a standalone server every session is global"),
-    warned(
-        "localSessionsUpgradingEnabled",
-        Form::Bool,
-        FALSE,
-        "on a standalone server every session is global",
-    ),
+    // On a lone server every session is known to all.
+    honoured("localSessionsEnabled", |d, e| flag(e).map(|b| d.limits.local_sessions = b)),
+    honoured("localSessionsUpgradingEnabled", |d, e| flag(e).map(|b| d.limits.local_session_upgrades = b)),
     honoured("quorumListenOnAllIPs", |d, e| flag(e).map(|b| d.ensemble.listen_on_all_ips = b)),
     warned("quorum.cnxn.threads.size", COUNT, &[], SASL_DETAIL),
     honoured("multiAddress.enabled", |d, e| flag(e).map(|b| d.ensemble.multi_address = b)),

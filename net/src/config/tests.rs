@@ -87,6 +87,7 @@ fn sample(name: &str) -> &'static str {
         "jute.maxbuffer" => "0x200000",
         "4lw.commands.whitelist" => "ruok, mntr",
         "readonlymode.enabled" | "enforceQuota" | "extendedTypesEnabled" | "reconfigEnabled" => "true",
+        "localSessionsEnabled" | "localSessionsUpgradingEnabled" => "true",
         "skipACL" => "yes",
         "DigestAuthenticationProvider.superDigest" => "super:D/InIHSb7yEEbrWz8b9l71RjZJU=",
         "znode.container.checkIntervalMs" => "100",

@@ -14,7 +14,6 @@ pub struct Allowed(pub String);
 pub enum Form {
     Text,
     Bool,
-    YesNo,
     /// A whole number in this range.
     Int(i64, i64),
     /// A finite decimal fraction.
@@ -28,7 +27,6 @@ impl Form {
         match self {
             Form::Text => Ok(()),
             Form::Bool => boolean(value).map(drop),
-            Form::YesNo => yes_no(value).map(drop),
             Form::Int(min, max) => int(value, min, max).map(drop),
             Form::Float => match value.parse::<f64>() {
                 Ok(f) if f.is_finite() => Ok(()),
@@ -156,7 +154,6 @@ mod tests {
         assert!(Form::Float.check("0.33").is_ok() && Form::Float.check("-1").is_ok());
         assert!(Form::Float.check("NaN").is_err());
         assert!(Form::Bool.check("1").is_err());
-        assert!(Form::YesNo.check("true").is_err());
         assert!(Form::Int(0, 1).check("2").is_err());
         assert_eq!(Form::OneOf(&["", "gz"]).check("zip"), Err(Allowed("one of gz".into())));
     }
