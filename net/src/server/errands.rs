@@ -248,7 +248,9 @@ impl Errands {
     // ----- learner
 
     fn begin_install(&mut self, link: LinkId, zxid: Zxid, server: &mut Server, ports: &mut Ports, now: Now) {
-        // Nothing of the former history may reach the log behind the snapshot.
+        // What an earlier role has loaded is nobody's now. Nothing of the former history may reach the log behind the
+        // snapshot.
+        self.ready = None;
         ports.journal.flush();
         let position = ports.journal.position_behind(server.zab().last_ticket());
         let (to_thread, pieces) = bounded::<Vec<u8>>(PIECES);
@@ -275,6 +277,7 @@ impl Errands {
     }
 
     fn begin_rebuild(&mut self, zxid: Zxid, server: &mut Server, ports: &mut Ports, now: Now) {
+        self.ready = None;
         ports.journal.flush();
         let (config, data, shards, reach) = (self.config.clone(), self.data.clone(), self.shards, self.reach);
         let (log, wake) = (ports.journal.reader().clone(), self.wake.clone());
