@@ -4,6 +4,7 @@
 //! Each body takes any bytes and panics when the parser breaks a promise: it panics itself, it makes more out of the
 //! bytes than they can hold, what it decoded does not survive being encoded and decoded again, or others suffer.
 
+use engine::foreign::{self, Bounds};
 use engine::ids::{ConnId, LinkId, ServerId, SessionId, ShardId, Ticket, Zxid};
 use engine::limits::Limits;
 use engine::msg::{Act, ChangeBatch, CoreLink, Span, Target, ToCore};
@@ -174,6 +175,65 @@ pub fn snapshot(data: &[u8]) {
     }
     encoder.end(&mut out);
     assert_eq!(parse(&out, 100), (records, Ok(())));
+}
+
+// ---- ZooKeeper's files ----------------------------------------------------------------------------------------------
+
+/// Small, so that mutations reach them.
+const FOREIGN: Bounds = Bounds { field_bytes: 1_000, acl_bytes: 2_000, total_bytes: 6_000 };
+
+/// What a reader of pieces made of the bytes.
+type Foreign<T, E> = (Vec<T>, Result<E, String>);
+
+fn foreign_snapshot(data: &[u8], piece: usize) -> Foreign<String, foreign::snapshot::Footers> {
+    let (mut parser, mut all) = (foreign::snapshot::FileParser::new(FOREIGN), Vec::new());
+    let mut held = Vec::new();
+    for p in data.chunks(piece) {
+        held.extend_from_slice(p);
+        let fed = parser.feed(&held, |r| {
+            all.push(format!("{r:?}"));
+            Ok::<(), foreign::snapshot::Unreadable>(())
+        });
+        match fed {
+            Ok(taken) => drop(held.drain(..taken)),
+            Err(e) => return (all, Err(e.to_string())),
+        }
+    }
+    (all, parser.finish().map_err(|e| e.to_string()))
+}
+
+fn foreign_log(data: &[u8], piece: usize) -> Foreign<Vec<u8>, foreign::log::End> {
+    let (mut parser, mut all) = (foreign::log::Parser::new(FOREIGN), Vec::new());
+    let mut held = Vec::new();
+    for p in data.chunks(piece) {
+        held.extend_from_slice(p);
+        let fed = parser.feed(&held, |_, txn| {
+            all.push(txn.to_vec());
+            Ok::<(), foreign::log::Unreadable>(())
+        });
+        match fed {
+            Ok(taken) => drop(held.drain(..taken)),
+            Err(e) => return (all, Err(e.to_string())),
+        }
+    }
+    (all, Ok(parser.finish(&held)))
+}
+
+/// A snapshot file and a log of ZooKeeper's, whole and in pieces.
+pub fn foreign(data: &[u8]) {
+    let data = &data[..data.len().min(8 << 10)];
+    let (snapshot, log) = (foreign_snapshot(data, usize::MAX >> 1), foreign_log(data, usize::MAX >> 1));
+    for piece in [1, 7, 1_000] {
+        assert_eq!(foreign_snapshot(data, piece), snapshot, "in pieces of {piece}");
+        assert_eq!(foreign_log(data, piece), log, "in pieces of {piece}");
+    }
+    let (txns, Ok(_)) = log else { return };
+    let mut again = Vec::new();
+    foreign::log::header(&mut again);
+    txns.iter().for_each(|t| foreign::log::record(t, &mut again));
+    // The database's number in the header is nobody's; without a record there may not even be a header.
+    let same = txns.is_empty() || again[16..] == data[16..again.len()];
+    assert!(same, "what was read is written so");
 }
 
 // ---- the write pipeline ---------------------------------------------------------------------------------------------

@@ -250,6 +250,26 @@ fn snapshot_records() {
     fuzz(2_000, |rng| mutant(rng, &corpus), bodies::snapshot);
 }
 
+/// Files of a real ZooKeeper, without their padding.
+fn foreign_files() -> Vec<Vec<u8>> {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../net/tests/golden/foreign");
+    let files = std::fs::read_dir(dir).expect("the golden files").map(|e| e.expect("an entry").path());
+    let unhex = |path: PathBuf| {
+        let text = std::fs::read_to_string(path).expect("a golden file");
+        let digits: String = text.lines().filter(|l| !l.starts_with('#')).collect();
+        (0..digits.len()).step_by(2).map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap()).collect()
+    };
+    files.map(unhex).collect()
+}
+
+#[test]
+fn zookeepers_files() {
+    let corpus = foreign_files();
+    assert_eq!(corpus.len(), 3);
+    corpus.iter().for_each(|f| bodies::foreign(f));
+    fuzz(1_500, |rng| mutant(rng, &corpus), bodies::foreign);
+}
+
 #[test]
 fn writes_with_garbage_in_them() {
     let corpus = requests();

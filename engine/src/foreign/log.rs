@@ -66,8 +66,8 @@ impl std::error::Error for Unreadable {}
 enum At {
     Header,
     Records,
-    /// No record follows. What does, is looked at only for bytes that are not zero.
-    Over(End),
+    /// No record follows from this byte on. What does, is looked at only for bytes that are not zero.
+    Over(End, u64),
 }
 
 /// Reads a file from pieces of any size.
@@ -104,12 +104,13 @@ impl Parser {
                         each(self.offset, txn)?;
                         Some(At::Records)
                     }
-                    Some(Found::Over(end)) => Some(At::Over(end)),
+                    Some(Found::Over(end)) => Some(At::Over(end, self.offset)),
                     None => None,
                 },
-                At::Over(end) => {
-                    let zeros = rest.iter().all(|b| *b == 0);
-                    self.at = At::Over(if zeros { end } else { self.followed(end) });
+                At::Over(_, at) => {
+                    if rest.iter().any(|b| *b != 0) {
+                        self.at = At::Over(End::Torn { at, follows: true }, at);
+                    }
                     self.offset += rest.len() as u64;
                     return Ok(bytes.len());
                 }
@@ -124,16 +125,9 @@ impl Parser {
     /// To be called when all bytes were fed; `rest` is what the last call left.
     pub fn finish(&self, rest: &[u8]) -> End {
         match self.at {
-            At::Over(end) => end,
+            At::Over(end, _) => end,
             _ if rest.iter().all(|b| *b == 0) => End::Clean,
             _ => End::Torn { at: self.offset, follows: is_whole_record(rest) },
-        }
-    }
-
-    fn followed(&self, end: End) -> End {
-        match end {
-            End::Torn { at, .. } => End::Torn { at, follows: true },
-            End::Clean => End::Torn { at: self.offset, follows: true },
         }
     }
 
