@@ -104,6 +104,8 @@ impl Turn<'_> {
         {
             put_packet(self.out, Kind::Inform, e.zxid, Some(&e.txn));
             peer.cursor += 1;
+            peer.commit_at = peer.cursor;
+            self.release(peer);
         }
         peer.commit_at = peer.cursor;
         peer.cursor > from
@@ -126,13 +128,17 @@ impl Turn<'_> {
         {
             put_packet(self.out, Kind::Commit, e.zxid, None);
             peer.commit_at += 1;
+            self.release(peer);
             moved = true;
         }
         moved
     }
 
-    /// SYNC stands behind the commits that it waits for.
+    /// SYNC stands right behind the commits that it waits for: its session's later writes finish behind it.
     fn release(&mut self, peer: &mut Peer) {
+        if peer.syncs.is_empty() {
+            return;
+        }
         let told = self.base.window.before(peer.commit_at);
         while peer.syncs.pop_front_if(|behind| *behind <= told).is_some() {
             put_packet(self.out, Kind::Sync, Zxid::ZERO, None);
