@@ -81,9 +81,14 @@ def run(name):
         with ensemble.Ensemble(kinds, config=config) as e:
             e.start()
             e.lead_by(next(i for i in e.ids() if e[i].kind == led_by))
+            # Before an epoch's first write some show its beginning as their zxid, and some the last one's end.
+            writer = e.session()
+            writer.ensure("/begun")
+            writer.close()
             for member in e.ids():
                 check(e, member)
-            differences = e.same_everywhere()
+            # Every server fills that node by itself; which version it has there is no matter of sessions.
+            differences = [line for line in e.same_everywhere() if "/zookeeper/config" not in line]
             expect("differences", differences, [])
             e.stop()
 
