@@ -9,6 +9,7 @@ use engine::ids::Zxid;
 use engine::limits::Limits;
 use engine::proto::{Acl, ConnectRequest, ConnectResponse, CreateRequest, Encode, Op};
 use net::embed::{Cluster, Options, ask};
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
@@ -194,5 +195,76 @@ fn local_sessions_that_may_not_be_upgraded_own_nothing_and_expire_alone() {
         c.wait_for_end();
         assert_eq!(zxid(&cluster, at), before, "no transaction ends it");
     }
+    cluster.stop().unwrap();
+}
+
+/// The figures of `mntr`.
+fn mntr(cluster: &Cluster, i: usize) -> BTreeMap<String, String> {
+    let text = word(cluster, i, "mntr");
+    text.lines().filter_map(|l| l.split_once('\t')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+#[test]
+fn words_tell_of_the_ensemble() {
+    let cluster = cluster(Limits::default());
+    let leader = cluster.wait_for_leader(PATIENCE).unwrap();
+    let follower = (leader + 1) % 3;
+    (0..3).for_each(|i| drop(client(&cluster, i)));
+    let (mut c, session) = Client::open(port(&cluster, follower), &new_session()).unwrap();
+    assert_eq!(create_ephemeral(&mut c, "/owned"), Code::OK);
+    sync(&mut c);
+
+    let figures = until("both follow", || {
+        let f = mntr(&cluster, leader);
+        (f["zk_synced_followers"] == "2").then_some(f)
+    });
+    let wanted = [
+        ("server_state", "leader"),
+        ("peer_state", "leading - broadcast"),
+        ("quorum_size", "3"),
+        ("learners", "2"),
+        ("synced_non_voting_followers", "0"),
+        ("synced_observers", "0"),
+        ("pending_syncs", "0"),
+        ("local_sessions", "0"),
+        ("ephemerals_count", "1"),
+    ];
+    for (name, value) in wanted {
+        assert_eq!(figures[&format!("zk_{name}")], value, "{name}");
+    }
+    let number = |name: &str| figures[&format!("zk_{name}")].parse::<i64>().unwrap();
+    assert!(number("min_proposal_size") > 32 && number("max_proposal_size") >= number("last_proposal_size"));
+    assert!(number("looking_count") >= 1 && number("cnt_election_time") >= 1);
+    assert!(number("diff_count") + number("snap_count") >= 2);
+    let text = word(&cluster, leader, "srvr");
+    let sizes = format!(
+        "Proposal sizes last/min/max: {}/{}/{}\n",
+        number("last_proposal_size"),
+        number("min_proposal_size"),
+        number("max_proposal_size")
+    );
+    assert!(text.contains("Mode: leader\n") && text.ends_with(&sizes), "{text}");
+
+    let figures = mntr(&cluster, follower);
+    assert_eq!(figures["zk_peer_state"], "following - broadcast");
+    assert!(!figures.contains_key("zk_learners") && !figures.contains_key("zk_max_proposal_size"));
+    assert_eq!(figures["zk_cnt_follower_sync_time"], "1");
+
+    let text = word(&cluster, follower, "dump");
+    let line = format!("\n0x{:x}\t10000ms\n", session.session.0);
+    assert!(text.contains("\nGlobal Sessions(") && text.contains(&line), "{text}");
+    let text = word(&cluster, leader, "dump");
+    assert!(
+        text.contains("\nSession Sets (") && text.contains(&format!("\t0x{:x}\n", session.session.0)),
+        "{text}"
+    );
+
+    let text = word(&cluster, follower, "conf");
+    assert!(
+        text.contains(&format!("\nserverId={}\ninitLimit=10\nsyncLimit=5\nelectionAlg=3\n", follower + 1)),
+        "{text}"
+    );
+    let (_, membership) = text.split_once("\npeerType=0\nmembership: \n").expect("its place is told");
+    assert!(membership.starts_with("server.1=127.0.0.1:") && membership.ends_with("\nversion=0"), "{text}");
     cluster.stop().unwrap();
 }

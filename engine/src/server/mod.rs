@@ -45,8 +45,28 @@ pub struct Gauges {
     pub dropped_stale: u64,
     pub digest_mismatches: u64,
     pub reaped: u64,
+    /// How often it began to look for a leader.
+    pub looking: u64,
+    /// What it proposed since it leads.
+    pub proposal_sizes: ProposalSizes,
     /// Sessions known to this server only; they are not among `sessions`.
     pub local_sessions: usize,
+}
+
+/// Bytes of a leader's proposals; `None`: none yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ProposalSizes {
+    pub last: Option<u64>,
+    pub min: Option<u64>,
+    pub max: Option<u64>,
+}
+
+impl ProposalSizes {
+    fn record(&mut self, bytes: u64) {
+        self.last = Some(bytes);
+        self.min = Some(self.min.map_or(bytes, |m| m.min(bytes)));
+        self.max = self.max.max(Some(bytes));
+    }
 }
 
 /// See the module.
@@ -300,6 +320,7 @@ impl Server {
         let Service::Ordering(prep) = &mut self.service else { return };
         let p = prep.propose(&self.db, &self.limits, ask, now.wall);
         self.gauges.proposals += 1;
+        self.gauges.proposal_sizes.record(p.bytes.len() as u64);
         self.queued_bytes += p.bytes.len();
         self.waiting.push_back((p.zxid, waits));
         self.zab.submit(p.zxid, p.bytes, out);

@@ -159,6 +159,7 @@ impl Server {
     fn event(&mut self, e: Event, now: Now, out: &mut dyn Ports) {
         match e {
             Event::Looking { why } => {
+                self.gauges.looking += 1;
                 self.needs.push_back(Need::Say(format!("looking for a leader: {why}")));
                 self.close_service();
             }
@@ -266,6 +267,7 @@ impl Server {
         }
         let epoch = match leading {
             Some(epoch) => {
+                self.gauges.proposal_sizes = Default::default();
                 self.tracker.restart(self.db.sessions().iter(), now.mono);
                 self.service = Service::Ordering(Box::new(Prep::leading(&self.db, &self.limits, epoch)));
                 epoch

@@ -5,6 +5,7 @@
 //! - `committed` never falls, except when the history itself is replaced by a snapshot or cut below it;
 //! - what was taken for applying is committed, and is taken in order, once.
 
+use super::counters::Counters;
 use super::members::Members;
 use super::window::{Entry, Place, Window};
 use super::wire::Kind;
@@ -81,6 +82,7 @@ pub(super) struct Base {
     pub ticket: Ticket,
     pub durable: Ticket,
     pub events: VecDeque<Event>,
+    pub counts: Counters,
 }
 
 impl Base {
@@ -99,6 +101,7 @@ impl Base {
             ticket: Ticket(0),
             durable: Ticket(0),
             events: VecDeque::new(),
+            counts: Counters::default(),
         }
     }
 

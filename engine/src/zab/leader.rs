@@ -12,6 +12,7 @@ mod discovery;
 mod pump;
 
 use super::base::{Base, Why};
+use super::counters::Learners;
 use super::member::Event;
 use super::window::Place;
 use super::wire::{Kind, Packet, put_packet};
@@ -130,10 +131,17 @@ impl Leader {
     pub fn is_established(&self) -> bool {
         self.stage == Stage::Broadcast
     }
-    /// Learners by kind that follow by now: (followers, observers).
-    pub fn learners(&self) -> (usize, usize) {
-        let live = || self.peers.values().filter(|p| p.step >= Step::Taken);
-        (live().filter(|p| !p.observer).count(), live().filter(|p| p.observer).count())
+    /// Its learners by kind.
+    pub fn learners(&self) -> Learners {
+        let mut n = Learners { all: self.peers.len(), ..Learners::default() };
+        for p in self.peers.values() {
+            n.pending_syncs += p.syncs.len();
+            let follows = p.step >= Step::Taken;
+            n.followers += usize::from(follows && !p.observer);
+            n.without_vote += usize::from(follows && !p.observer && !p.voter);
+            n.observers += usize::from(follows && p.observer);
+        }
+        n
     }
     /// The links of all learners.
     pub fn links(&self) -> impl Iterator<Item = LinkId> + '_ {

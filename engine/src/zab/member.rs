@@ -6,6 +6,7 @@
 //! - a lone server's quorum is itself: durable here means committed.
 
 use super::base::{Base, Settings, Why};
+use super::counters::{Counters, Learners};
 use super::election::{Decided, Election, Vote};
 use super::leader::Leader;
 use super::learner::Learner;
@@ -68,14 +69,6 @@ pub enum Role {
     Observing,
 }
 
-/// For status commands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
-    pub elections: u64,
-    pub followers: usize,
-    pub observers: usize,
-}
-
 #[derive(Debug)]
 enum Phase {
     Alone,
@@ -92,7 +85,6 @@ pub struct Member {
     phase: Phase,
     /// When the present phase began.
     since: MonoMs,
-    elections: u64,
     /// Voters that have no history, as far as they said.
     blank: BTreeSet<ServerId>,
 }
@@ -106,7 +98,6 @@ impl Member {
             election: None,
             phase: Phase::Alone,
             since: MonoMs(0),
-            elections: 0,
             blank: BTreeSet::new(),
         }
     }
@@ -119,7 +110,6 @@ impl Member {
             election: Some(election),
             phase: Phase::Looking,
             since: MonoMs(0),
-            elections: 0,
             blank: BTreeSet::new(),
         }
     }
@@ -192,7 +182,8 @@ impl Member {
     }
 
     fn decided(&mut self, d: Decided, now: MonoMs, ports: &mut dyn Ports) {
-        self.elections += 1;
+        self.base.counts.elections += 1;
+        self.base.counts.election_ms.record(now.since(self.since));
         self.since = now;
         match d.state {
             PeerState::Leading => {
@@ -246,6 +237,11 @@ impl Member {
 
     /// Later answers to voters carry the new epoch.
     fn settled(&mut self, state: PeerState, leader: ServerId, epoch: u32, now: MonoMs) {
+        match state {
+            PeerState::Following => self.base.counts.follower_sync_ms.record(now.since(self.since)),
+            PeerState::Observing => self.base.counts.observer_sync_ms.record(now.since(self.since)),
+            PeerState::Leading | PeerState::Looking => {}
+        }
         self.since = now;
         let zxid = self.base.window.last();
         if let Some(e) = &mut self.election {
@@ -575,8 +571,8 @@ impl Member {
         self.base.settings.me
     }
     pub fn counters(&self) -> Counters {
-        let (followers, observers) = if let Phase::Leader(l) = &self.phase { l.learners() } else { (0, 0) };
-        Counters { elections: self.elections, followers, observers }
+        let learners = if let Phase::Leader(l) = &self.phase { l.learners() } else { Learners::default() };
+        Counters { learners, ..self.base.counts }
     }
 }
 

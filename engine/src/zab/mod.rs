@@ -8,6 +8,7 @@
 //! - a zxid is committed only when it is durable on a quorum, and commits are in zxid order.
 
 mod base;
+mod counters;
 pub mod election;
 mod leader;
 mod learner;
@@ -18,8 +19,9 @@ mod window;
 pub mod wire;
 
 pub use base::{Settings, Why};
+pub use counters::{Counters, Learners, Tally};
 pub use election::Knobs;
-pub use member::{Counters, Event, Forward, Member, Role};
+pub use member::{Event, Forward, Member, Role};
 pub use record::{Mark, Record};
 pub use window::{Entry, Place, Reach, Window};
 

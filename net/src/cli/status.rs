@@ -2,7 +2,7 @@
 //!
 //! Not here: what a server answers (`words::server`). Works against any server that knows `srvr`.
 //! Invariants: all servers are asked at once, each within the timeout; a server that answers anything but figures is
-//! one that does not serve; nothing that a server sends can make more than 64 KiB be read.
+//! one that does not serve, and so is one that only reads are left to; nothing that a server sends can make more than 64 KiB be read.
 
 use super::{EXIT_FOUND, EXIT_OK, say};
 use std::fmt::Write as _;
@@ -33,7 +33,8 @@ pub fn status(servers: &[String], timeout_ms: u64) -> u8 {
         asked.into_iter().map(|a| a.join().unwrap_or_else(|_| Err("asking it failed".to_owned()))).collect()
     });
     say(&table(servers, &answers));
-    if answers.iter().all(Result::is_ok) { EXIT_OK } else { EXIT_FOUND }
+    let serves = |a: &Result<Figures, String>| a.as_ref().is_ok_and(|f| f.role != "read-only");
+    if answers.iter().all(serves) { EXIT_OK } else { EXIT_FOUND }
 }
 
 fn ask(server: &str, timeout: Duration) -> Result<Figures, String> {
@@ -142,7 +143,7 @@ fn table(servers: &[String], answers: &[Result<Figures, String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::server::{ServerInfo, srvr as render};
+    use crate::words::server::{Mode, ServerInfo, srvr as render};
 
     #[test]
     fn our_own_answer_and_zookeepers_are_understood() {
@@ -152,6 +153,12 @@ mod tests {
         let theirs = "Zookeeper version: 3.8.0-abc, built on 2024-12-29 17:54 UTC\nLatency min/avg/max: 0/1.8182/9\n\
                       Received: 21\nSent: 19\nConnections: 3\nOutstanding: 0\nZxid: 0x7\nMode: leader\nNode count: 9\n";
         assert_eq!(parse(theirs).unwrap().version, "3.8.0-abc");
+        for (mode, role) in
+            [(Mode::Leader, "leader"), (Mode::Observer, "observer"), (Mode::ReadOnly, "read-only")]
+        {
+            let ours = parse(&render(&ServerInfo { mode, ..ServerInfo::default() })).unwrap();
+            assert_eq!((ours.role.as_str(), ours.nodes.as_str()), (role, "0"));
+        }
         assert_eq!(parse("This ZooKeeper instance is not currently serving requests\n"), None);
     }
 

@@ -87,6 +87,7 @@ impl Core {
         self.notices();
         self.snapshots.step(&self.server, &self.ports.journal, &self.shared, now);
         self.desk.snapshots = self.snapshots.stats();
+        self.desk.sent = self.errands.sent();
         took >= TAKE_PER_STEP || (told && self.server.can_advance())
     }
 

@@ -4,18 +4,20 @@
 //! Invariant: every word that reaches the desk is answered by one `Text`; a question to all shards is kept until each
 //! has answered, and at most one of each kind is open.
 
+use super::errands::SentCounts;
 use super::journal::{Journal, SyncStats};
 use super::shared::Shared;
 use super::snapshots::SnapshotStats;
 use crate::config::Config;
 use crate::words::clients::{Dump, Sessions};
-use crate::words::mntr::{CoreMetrics, DiskMetrics, Metrics};
-use crate::words::server::{DirSizes, Mode};
+use crate::words::mntr::{CoreMetrics, DiskMetrics, EnsembleMetrics, LeaderMetrics, Metrics};
+use crate::words::server::{DirSizes, Mode, Sizes};
 use crate::words::summary::Summary;
 use crate::words::{self, clients, environ, mntr, server};
 use engine::ids::{ConnId, SessionId};
+use engine::limits::Limits;
 use engine::msg::{Act, Collect, Collected, ConnStat, Span, Target, ToCore};
-use engine::server::Server;
+use engine::server::{ProposalSizes, Server};
 use engine::time::Now;
 use engine::zab::Role;
 use std::collections::{BTreeMap, HashMap};
@@ -55,6 +57,7 @@ pub struct Desk {
     next_token: u64,
     open: HashMap<u64, Question>,
     pub snapshots: SnapshotStats,
+    pub sent: SentCounts,
 }
 
 impl Desk {
@@ -75,6 +78,7 @@ impl Desk {
             next_token: 0,
             open: HashMap::new(),
             snapshots: SnapshotStats::default(),
+            sent: SentCounts::default(),
         }
     }
 
@@ -154,7 +158,7 @@ impl Desk {
                 let (open_files, max_files) = environ::file_descriptors();
                 mntr::mntr(&Metrics { open_files, max_files, ..self.metrics(core, shared, journal, now) })
             }
-            "conf" => server::conf(&self.config, self.client_port, self.sizes()),
+            "conf" => server::conf(&self.config, self.client_port, self.sizes(), core.zab().members()),
             "dirs" => server::dirs(self.sizes()),
             "envi" => server::envi(&environ::variables()),
             "hash" => server::hash(&core.digests().copied().collect::<Vec<_>>()),
@@ -185,9 +189,7 @@ impl Desk {
             "wchs" => clients::wchs(&parts.watches),
             "wchc" => clients::wchc(&parts.watches),
             "wchp" => clients::wchp(&parts.watches),
-            "dump" => {
-                clients::dump(&dump(core, &parts.connections, self.config.limits.sessionless_timeout_ms, now))
-            }
+            "dump" => clients::dump(&dump(core, &parts.connections, &self.config.limits, now)),
             "srst" => words::srst(),
             "crst" => words::crst(),
             _ => String::new(),
@@ -222,11 +224,31 @@ impl Desk {
                 digest_mismatches: g.digest_mismatches,
                 proposals: g.proposals,
                 commits: g.commits,
-                ..CoreMetrics::default()
+                proposal_size: sizes_of(&g.proposal_sizes),
+                local_sessions: g.local_sessions as u64,
             },
             shards,
             disk: self.disk(journal.stats(), shared.slow_syncs()),
+            ensemble: self.config.ensemble.as_ref().map(|_| self.ensemble(core, now)),
             ..Metrics::default()
+        }
+    }
+
+    fn ensemble(&self, core: &Server, now: Now) -> EnsembleMetrics {
+        let zab = core.zab();
+        let counts = zab.counters();
+        let leads = core.role() == Role::Leading;
+        let uptime_ms = now.mono.since(zab.since());
+        EnsembleMetrics {
+            peer_state: peer_state(core.role()),
+            quorum_size: zab.members().voters().len() as u64,
+            looking: core.gauges().looking,
+            diffs: counts.diffs + self.sent.diffs,
+            snaps: self.sent.snapshots,
+            election_time: counts.election_ms.into(),
+            follower_sync_time: counts.follower_sync_ms.into(),
+            observer_sync_time: counts.observer_sync_ms.into(),
+            leader: leads.then_some(LeaderMetrics { learners: counts.learners, uptime_ms }),
         }
     }
 
@@ -260,10 +282,24 @@ fn mode_of(core: &Server) -> Mode {
     }
 }
 
-fn dump(core: &Server, connections: &[ConnStat], sessionless_ms: u32, now: Now) -> Dump {
-    // Deadlines are monotonic; what is printed is the wall clock.
-    let wall = |mono_ms: u64| now.wall.0 + mono_ms as i64 - now.mono.0 as i64;
-    let sessions = core.tracker().buckets().map(|(end, ids)| (wall(end.0), ids)).collect();
+/// State and phase, as ZooKeeper puts them.
+fn peer_state(role: Role) -> &'static str {
+    match role {
+        Role::Alone | Role::Looking => "looking",
+        Role::Discovering => "leading - discovery",
+        Role::Leading => "leading - broadcast",
+        Role::Joining => "following - synchronization",
+        Role::Following => "following - broadcast",
+        Role::Observing => "observing - broadcast",
+    }
+}
+
+fn sizes_of(s: &ProposalSizes) -> Sizes {
+    Sizes { last: s.last, min: s.min, max: s.max }
+}
+
+fn dump(core: &Server, connections: &[ConnStat], limits: &Limits, now: Now) -> Dump {
+    let (local, sessions) = sessions(core, limits, now);
     let mut ephemerals: Vec<(SessionId, Vec<String>)> = core
         .db()
         .ephemeral_owners()
@@ -273,13 +309,40 @@ fn dump(core: &Server, connections: &[ConnStat], sessionless_ms: u32, now: Now) 
     let mut by_expiry: BTreeMap<i64, Vec<_>> = BTreeMap::new();
     for c in connections {
         let expires = if c.session == SessionId::NONE {
-            c.established_ms + i64::from(sessionless_ms)
+            c.established_ms + i64::from(limits.sessionless_timeout_ms)
         } else {
             c.last_response_ms + i64::from(c.timeout_ms)
         };
         by_expiry.entry(expires).or_default().push((c.peer, c.session));
     }
-    Dump { sessions: Sessions::Expiring(sessions), ephemerals, connections: by_expiry.into_iter().collect() }
+    Dump { local, sessions, ephemerals, connections: by_expiry.into_iter().collect() }
+}
+
+/// Sessions by when they expire.
+type Expiring = Vec<(i64, Vec<SessionId>)>;
+
+/// Those that only this server knows, and those that all know: with their deadlines where those are kept.
+fn sessions(core: &Server, limits: &Limits, now: Now) -> (Option<Expiring>, Sessions) {
+    // Deadlines are monotonic; what is printed is the wall clock.
+    let wall = |mono_ms: u64| now.wall.0 + mono_ms as i64 - now.mono.0 as i64;
+    let of = |local: bool| {
+        let tracker = core.tracker();
+        let mut sets: Expiring = tracker.buckets().map(|(end, ids)| (wall(end.0), ids)).collect();
+        sets.iter_mut().for_each(|(_, ids)| ids.retain(|id| tracker.is_local(*id) == local));
+        sets.retain(|(_, ids)| !ids.is_empty());
+        sets
+    };
+    let in_ensemble = core.role() != Role::Alone;
+    let local = (in_ensemble && (limits.local_sessions || core.is_read_only())).then(|| of(true));
+    let all = match core.role() {
+        Role::Alone | Role::Leading => Sessions::Expiring(of(false)),
+        _ => {
+            let mut known: Vec<_> = core.db().sessions().iter().map(|(id, ms)| (*id, *ms)).collect();
+            known.sort_unstable();
+            Sessions::Global(known)
+        }
+    };
+    (local, all)
 }
 
 /// Bytes of the files directly in a directory; 0 where it cannot be read.

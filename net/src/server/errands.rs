@@ -21,6 +21,7 @@ use engine::ids::{LinkId, ServerId, SessionId, Zxid};
 use engine::pipeline::Database;
 use engine::server::{Need, PeerInput, Server};
 use engine::time::Now;
+use engine::zab::wire::Kind;
 use engine::zab::{Links, Reach, Window};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -64,6 +65,14 @@ enum Loading {
     Disk(Receiver<Result<(Database, Window)>>),
 }
 
+/// What learners were sent that the window could not give them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SentCounts {
+    /// The log from disk.
+    pub diffs: u64,
+    pub snapshots: u64,
+}
+
 /// See the module.
 pub struct Errands {
     config: Arc<Config>,
@@ -79,6 +88,16 @@ pub struct Errands {
     ready: Option<Ready>,
     /// Bytes of a link that came behind its stream and are not used up yet.
     behind: Option<(LinkId, Vec<u8>)>,
+    sent: SentCounts,
+}
+
+impl SentCounts {
+    /// By the packet that a stream begins with.
+    fn book(&mut self, first_piece: &[u8]) {
+        let kind = first_piece.first_chunk().map(|k| i32::from_be_bytes(*k));
+        self.diffs += u64::from(kind == Some(Kind::Diff as i32));
+        self.snapshots += u64::from(kind == Some(Kind::Snap as i32));
+    }
 }
 
 enum Ready {
@@ -105,7 +124,13 @@ impl Errands {
             loading: None,
             ready: None,
             behind: None,
+            sent: SentCounts::default(),
         }
+    }
+
+    /// Since the start.
+    pub fn sent(&self) -> SentCounts {
+        self.sent
     }
 
     /// Does what only the driver can; an error ends the server.
@@ -210,6 +235,9 @@ impl Errands {
                 }
                 match s.pieces.try_recv() {
                     Ok(piece) if !piece.is_empty() => {
+                        if s.bytes == 0 {
+                            self.sent.book(&piece);
+                        }
                         s.bytes += piece.len() as u64;
                         out.extend_from_slice(&piece);
                     }

@@ -107,6 +107,8 @@ pub enum Sessions {
 /// What `dump` prints.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Dump {
+    /// Sessions that only this server knows, as `Sessions::Expiring` has them; `None`: there are none by configuration.
+    pub local: Option<Vec<(i64, Vec<SessionId>)>>,
     pub sessions: Sessions,
     /// Owners with their ephemeral nodes.
     pub ephemerals: Vec<(SessionId, Vec<String>)>,
@@ -118,11 +120,16 @@ pub struct Dump {
 /// `dump`.
 pub fn dump(d: &Dump) -> String {
     let mut out = "SessionTracker dump:\n".to_owned();
+    let line = |out: &mut String, s: &SessionId| {
+        let _ = writeln!(out, "\t0x{:x}", s.0);
+    };
+    if let Some(sets) = &d.local {
+        buckets(&mut out, "Local Session", sets, line);
+    }
     match &d.sessions {
         Sessions::Expiring(sets) => {
-            buckets(&mut out, "Session", sets, |out, s| {
-                let _ = writeln!(out, "\t0x{:x}", s.0);
-            });
+            let what = if d.local.is_some() { "Global Session" } else { "Session" };
+            buckets(&mut out, what, sets, line);
         }
         Sessions::Global(sessions) => {
             let _ = writeln!(out, "Global Sessions({}):", sessions.len());
@@ -243,6 +250,7 @@ pub(super) mod tests {
     #[test]
     fn dump_is_zookeepers() {
         let d = Dump {
+            local: None,
             sessions: Sessions::Expiring(vec![(1_795_224_534_000, vec![A]), (1_795_224_538_000, vec![B])]),
             ephemerals: vec![(B, vec!["/e2".into(), "/e3".into()]), (A, vec!["/e1".into()])],
             connections: vec![
@@ -258,6 +266,12 @@ pub(super) mod tests {
                     2 expire at Sat Nov 21 01:29:06 UTC 2026:\n\tip: /127.0.0.1:42694 sessionId: 0x100002013db0001\n\
                     \tip: /127.0.0.1:42794 sessionId: 0x0\n";
         assert_eq!(dump(&d), want);
+        let local = vec![(1_795_224_534_000, vec![B])];
+        let leader = dump(&Dump { local: Some(local), ..d.clone() });
+        assert!(leader.starts_with(
+            "SessionTracker dump:\nLocal Session Sets (1)/(1):\n1 expire at Sat Nov 21 01:28:54 UTC 2026:\n\
+             \t0x100002013db0001\nGlobal Session Sets (2)/(2):\n"
+        ));
         let follower = Dump { sessions: Sessions::Global(vec![(A, 6_000)]), ..d };
         let text = dump(&follower);
         assert!(

@@ -8,9 +8,10 @@
 
 use super::VERSION;
 use super::java;
-use super::server::{Latency, Mode, ServerInfo, Sizes};
+use super::server::{Latency, Mode, ServerInfo, Sizes, or_minus_one};
 use super::summary::Summary;
 use engine::ids::Zxid;
+use engine::zab::Learners;
 use std::fmt::Write;
 
 /// What one shard measures; the figures of all shards are merged for a report.
@@ -72,6 +73,34 @@ pub struct CoreMetrics {
     pub proposals: u64,
     pub commits: u64,
     pub proposal_size: Sizes,
+    /// Sessions that only this server knows; not among `sessions`.
+    pub local_sessions: u64,
+}
+
+/// What a member of an ensemble knows of it. Times in ms.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EnsembleMetrics {
+    /// What it does and how far it has come, such as `following - broadcast`.
+    pub peer_state: &'static str,
+    /// Members with a vote.
+    pub quorum_size: u64,
+    pub looking: u64,
+    /// Learners that were sent what they lack, or everything.
+    pub diffs: u64,
+    pub snaps: u64,
+    pub election_time: Summary,
+    pub follower_sync_time: Summary,
+    pub observer_sync_time: Summary,
+    /// The leader's own figures.
+    pub leader: Option<LeaderMetrics>,
+}
+
+/// What a leader knows of its learners.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LeaderMetrics {
+    pub learners: Learners,
+    /// Since it leads, ms.
+    pub uptime_ms: u64,
 }
 
 /// What log and snapshots cost. Times in ms.
@@ -103,6 +132,8 @@ pub struct Metrics {
     pub shards: ShardMetrics,
     pub core: CoreMetrics,
     pub disk: DiskMetrics,
+    /// `None`: it serves alone.
+    pub ensemble: Option<EnsembleMetrics>,
 }
 
 impl Metrics {
@@ -127,12 +158,16 @@ enum Feed {
     Count(fn(&Metrics) -> u64),
     Double(fn(&Metrics) -> f64),
     Summary(fn(&Metrics) -> &Summary),
+    /// On the leader of an ensemble.
+    Leader(fn(&LeaderMetrics) -> usize),
+    /// The same, of its proposals.
+    Proposals(fn(&Sizes) -> Option<u64>),
     /// The same on every server that lacks the feature.
     Always(&'static str),
     /// A gauge that agents expect and nobody measures: ZooKeeper's own value for "none yet".
     NotMeasured(&'static str),
 }
-use Feed::{Always, Count, Double, NotMeasured};
+use Feed::{Always, Count, Double, Leader, NotMeasured, Proposals};
 
 /// ZooKeeper's name (without `zk_`), and what feeds it.
 const ROWS: &[(&str, Feed)] = &[
@@ -150,7 +185,7 @@ const ROWS: &[(&str, Feed)] = &[
     ("ephemerals_count", Count(|m| m.core.ephemerals)),
     ("approximate_data_size", Count(|m| m.core.data_bytes)),
     ("global_sessions", Count(|m| m.core.sessions)),
-    ("local_sessions", Always("0")),
+    ("local_sessions", Count(|m| m.core.local_sessions)),
     ("open_file_descriptor_count", Count(|m| m.open_files)),
     ("max_file_descriptor_count", Count(|m| m.max_files)),
     ("connection_drop_probability", Always("0.0")),
@@ -161,6 +196,16 @@ const ROWS: &[(&str, Feed)] = &[
     ("auth_failed_count", Count(|m| m.shards.auth_failed)),
     ("non_mtls_remote_conn_count", Always("0")),
     ("non_mtls_local_conn_count", Always("0")),
+    // A leader's.
+    ("learners", Leader(|l| l.learners.all)),
+    ("synced_followers", Leader(|l| l.learners.followers)),
+    ("synced_non_voting_followers", Leader(|l| l.learners.without_vote)),
+    ("synced_observers", Leader(|l| l.learners.observers)),
+    ("pending_syncs", Leader(|l| l.learners.pending_syncs)),
+    ("leader_uptime", Leader(|l| l.uptime_ms as usize)),
+    ("last_proposal_size", Proposals(|s| s.last)),
+    ("max_proposal_size", Proposals(|s| s.max)),
+    ("min_proposal_size", Proposals(|s| s.min)),
     // Counters.
     ("bytes_received_count", Count(|m| m.shards.bytes_received)),
     ("response_bytes", Count(|m| m.shards.bytes_sent)),
@@ -175,9 +220,9 @@ const ROWS: &[(&str, Feed)] = &[
     ("throttled_ops", Always("0")),
     ("request_throttle_wait_count", Always("0")),
     ("large_requests_rejected", Always("0")),
-    ("looking_count", Always("0")),
-    ("diff_count", Always("0")),
-    ("snap_count", Always("0")),
+    ("looking_count", Count(|m| member(m).looking)),
+    ("diff_count", Count(|m| member(m).diffs)),
+    ("snap_count", Count(|m| member(m).snaps)),
     // Summaries.
     ("fsynctime", Feed::Summary(|m| &m.disk.sync_time)),
     ("snapshottime", Feed::Summary(|m| &m.disk.snapshot_time)),
@@ -186,11 +231,34 @@ const ROWS: &[(&str, Feed)] = &[
     ("startup_txns_load_time", Feed::Summary(|m| &m.disk.txns_load_time)),
     ("startup_txns_loaded", Feed::Summary(|m| &m.disk.txns_loaded)),
     ("sync_processor_batch_size", Feed::Summary(|m| &m.disk.group_size)),
+    ("election_time", Feed::Summary(|m| &member(m).election_time)),
+    ("follower_sync_time", Feed::Summary(|m| &member(m).follower_sync_time)),
+    ("observer_sync_time", Feed::Summary(|m| &member(m).observer_sync_time)),
 ];
+
+/// A lone server's figures as a member: nothing yet, and never.
+fn member(m: &Metrics) -> &EnsembleMetrics {
+    const NOTHING: Summary = Summary { count: 0, sum: 0, min: 0, max: 0 };
+    static ALONE: EnsembleMetrics = EnsembleMetrics {
+        peer_state: "",
+        quorum_size: 0,
+        looking: 0,
+        diffs: 0,
+        snaps: 0,
+        election_time: NOTHING,
+        follower_sync_time: NOTHING,
+        observer_sync_time: NOTHING,
+        leader: None,
+    };
+    m.ensemble.as_ref().unwrap_or(&ALONE)
+}
 
 /// `mntr`.
 pub fn mntr(m: &Metrics) -> String {
     let mut out = format!("zk_version\t{VERSION}\nzk_server_state\t{}\n", m.mode.name());
+    if let Some(e) = &m.ensemble {
+        let _ = writeln!(out, "zk_peer_state\t{}\nzk_quorum_size\t{}", e.peer_state, e.quorum_size);
+    }
     for (name, feed) in ROWS {
         row(&mut out, name, feed, m);
     }
@@ -203,6 +271,14 @@ fn row(out: &mut String, name: &str, feed: &Feed, m: &Metrics) {
         Feed::Double(f) => java::double(f(m)),
         Always(text) | NotMeasured(text) => (*text).to_owned(),
         Feed::Summary(f) => return summary(out, name, f(m)),
+        Leader(f) => match member(m).leader {
+            Some(l) => f(&l).to_string(),
+            None => return,
+        },
+        Proposals(f) => match member(m).leader {
+            Some(_) => or_minus_one(f(&m.core.proposal_size)).to_string(),
+            None => return,
+        },
     };
     let _ = writeln!(out, "zk_{name}\t{text}");
 }
@@ -305,7 +381,8 @@ mod tests {
             digest_mismatches: 1,
             proposals: 1,
             commits: 1,
-            proposal_size: Sizes::default(),
+            proposal_size: Sizes { last: Some(5), min: Some(4), max: Some(6) },
+            local_sessions: 1,
         };
         let x = Summary { count: 1, sum: 5, min: 5, max: 5 };
         let disk = DiskMetrics {
@@ -318,9 +395,37 @@ mod tests {
             txns_load_time: x,
             txns_loaded: x,
         };
-        let m =
-            Metrics { uptime_ms: 1, open_files: 1, max_files: 1, shards, core, disk, mode: Mode::Standalone };
-        let full = parsed(&m);
+        let learners = Learners { all: 5, followers: 3, without_vote: 1, observers: 2, pending_syncs: 4 };
+        let ensemble = EnsembleMetrics {
+            peer_state: "leading - broadcast",
+            quorum_size: 3,
+            looking: 1,
+            diffs: 1,
+            snaps: 1,
+            election_time: x,
+            follower_sync_time: x,
+            observer_sync_time: x,
+            leader: Some(LeaderMetrics { learners, uptime_ms: 9 }),
+        };
+        let (mode, ensemble) = (Mode::Standalone, Some(ensemble));
+        let m = Metrics { uptime_ms: 1, open_files: 1, max_files: 1, shards, core, disk, mode, ensemble };
+        let mut full = parsed(&m);
+        let only_members = [
+            ("peer_state", "leading - broadcast"),
+            ("quorum_size", "3"),
+            ("learners", "5"),
+            ("synced_followers", "3"),
+            ("synced_non_voting_followers", "1"),
+            ("synced_observers", "2"),
+            ("pending_syncs", "4"),
+            ("leader_uptime", "9"),
+            ("last_proposal_size", "5"),
+            ("max_proposal_size", "6"),
+            ("min_proposal_size", "4"),
+        ];
+        for (name, value) in only_members {
+            assert_eq!(full.remove(&format!("zk_{name}")).as_deref(), Some(value), "{name}");
+        }
         let unchanged: Vec<_> =
             full.iter().filter(|(k, v)| base[*k] == **v).map(|(k, _)| k.as_str()).collect();
         let fixed = |f: &Feed| matches!(f, Always(_) | NotMeasured(_));

@@ -3,9 +3,10 @@
 //! Not here: lists of connections, sessions and watches (`clients`), `mntr`. Pure; the caller collects the figures.
 
 use super::{VERSION, clients, java};
-use crate::config::Config;
+use crate::config::{Config, EnsembleConfig};
 use engine::ids::Zxid;
 use engine::msg::ConnStat;
+use engine::zab::members::{Members, PeerAddr};
 use std::fmt::Write;
 
 /// What a server is at the moment.
@@ -172,13 +173,14 @@ pub struct DirSizes {
     pub log_bytes: u64,
 }
 
-/// `conf` of a standalone server. `client_port` is the one that was bound. A server without an id shows 0.
-pub fn conf(config: &Config, client_port: u16, sizes: DirSizes) -> String {
+/// `conf`. `client_port` is the one that was bound; `members` those that count at present. A lone server shows id 0.
+pub fn conf(config: &Config, client_port: u16, sizes: DirSizes, members: &Members) -> String {
     let l = &config.limits;
-    format!(
+    let id = config.ensemble.as_ref().map_or(0, |e| e.me.0);
+    let mut out = format!(
         "clientPort={client_port}\nsecureClientPort=-1\ndataDir={}\ndataDirSize={}\ndataLogDir={}\ndataLogSize={}\n\
          tickTime={}\nmaxClientCnxns={}\nminSessionTimeout={}\nmaxSessionTimeout={}\nclientPortListenBacklog={}\n\
-         serverId=0\n",
+         serverId={id}\n",
         config.data_dir.display(),
         sizes.data_bytes,
         config.data_log_dir.display(),
@@ -188,7 +190,29 @@ pub fn conf(config: &Config, client_port: u16, sizes: DirSizes) -> String {
         l.min_session_timeout_ms,
         l.max_session_timeout_ms,
         config.listen_backlog,
-    )
+    );
+    if let Some(e) = &config.ensemble {
+        place(&mut out, e, members);
+    }
+    out
+}
+
+/// A server's place in its ensemble.
+fn place(out: &mut String, e: &EnsembleConfig, members: &Members) {
+    let ports = |port: fn(&PeerAddr) -> u16| {
+        let own = members.get(e.me).map(|m| m.peers.as_slice()).unwrap_or_default();
+        own.iter().map(|p| port(p).to_string()).collect::<Vec<_>>().join("|")
+    };
+    let _ = write!(
+        out,
+        "initLimit={}\nsyncLimit={}\nelectionAlg=3\nelectionPort={}\nquorumPort={}\npeerType={}\nmembership: \n{}",
+        e.init_limit,
+        e.sync_limit,
+        ports(|p| p.election_port),
+        ports(|p| p.quorum_port),
+        u8::from(!members.is_voter(e.me)),
+        members.text(),
+    );
 }
 
 /// `dirs`.
@@ -280,7 +304,7 @@ mod tests {
         config.limits.max_client_connections = 60;
         let sizes = DirSizes { data_bytes: 67_109_337, log_bytes: 67_109_338 };
         assert_eq!(
-            conf(&config, 22181, sizes),
+            conf(&config, 22181, sizes, &Members::none()),
             "clientPort=22181\nsecureClientPort=-1\ndataDir=/d\ndataDirSize=67109337\ndataLogDir=/d\n\
              dataLogSize=67109338\ntickTime=2000\nmaxClientCnxns=60\nminSessionTimeout=4000\n\
              maxSessionTimeout=40000\nclientPortListenBacklog=-1\nserverId=0\n"

@@ -2,6 +2,8 @@
 //!
 //! Not here: what is measured (`mntr` lists it). Plain values: each thread keeps its own, a report merges copies.
 
+use engine::zab::Tally;
+
 /// A basic summary.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Summary {
@@ -10,6 +12,12 @@ pub struct Summary {
     /// 0 while there is no value.
     pub min: u64,
     pub max: u64,
+}
+
+impl From<Tally> for Summary {
+    fn from(t: Tally) -> Summary {
+        Summary { count: t.count, sum: t.sum, min: t.min, max: t.max }
+    }
 }
 
 impl Summary {

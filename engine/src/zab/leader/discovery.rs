@@ -194,6 +194,7 @@ impl Leader {
             base.tell(Event::Stream { link, to: peer.id, last });
             return;
         };
+        base.counts.diffs += u64::from(is_prefix);
         let out = ports.out(link);
         if is_prefix {
             put_packet(out, Kind::Diff, committed, None);
