@@ -235,6 +235,7 @@ fn words_tell_of_the_ensemble() {
     let number = |name: &str| figures[&format!("zk_{name}")].parse::<i64>().unwrap();
     assert!(number("min_proposal_size") > 32 && number("max_proposal_size") >= number("last_proposal_size"));
     assert!(number("looking_count") >= 1 && number("cnt_election_time") >= 1);
+    assert!(number("cnt_unavailable_time") >= 1 && number("cnt_leader_unavailable_time") >= 1);
     assert!(number("diff_count") + number("snap_count") >= 2);
     let text = word(&cluster, leader, "srvr");
     let sizes = format!(

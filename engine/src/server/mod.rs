@@ -25,7 +25,7 @@ use crate::pipeline::{Ask, Database, Notice, Prep};
 use crate::proto::{Decoder, Encode, Op, ReconfigRequest};
 use crate::session::{Standing, Tracker, first_id, password};
 use crate::time::{MonoMs, Now};
-use crate::zab::{Epochs, Member, Persistence, Ports, Role, Settings, Window};
+use crate::zab::{Epochs, Member, Persistence, Ports, Role, Settings, Tally, Window};
 use learning::Learning;
 use reaper::Reaper;
 use roles::Service;
@@ -47,6 +47,9 @@ pub struct Gauges {
     pub reaped: u64,
     /// How often it began to look for a leader.
     pub looking: u64,
+    /// From then until it served again, ms; and the same where it came to lead.
+    pub unavailable_ms: Tally,
+    pub leader_unavailable_ms: Tally,
     /// What it proposed since it leads.
     pub proposal_sizes: ProposalSizes,
     /// Sessions known to this server only; they are not among `sessions`.
@@ -93,6 +96,8 @@ pub struct Server {
     /// unread.
     last_turn: MonoMs,
     grace_until: MonoMs,
+    /// Since when no role lets clients in.
+    closed_since: Option<MonoMs>,
     gauges: Gauges,
     digests: VecDeque<(Zxid, u64)>,
 }
@@ -144,6 +149,7 @@ impl Server {
             generation: 0,
             last_turn: now.mono,
             grace_until: MonoMs(0),
+            closed_since: None,
             gauges: Gauges::default(),
             digests: VecDeque::new(),
         }

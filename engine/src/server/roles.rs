@@ -160,6 +160,7 @@ impl Server {
         match e {
             Event::Looking { why } => {
                 self.gauges.looking += 1;
+                self.closed_since.get_or_insert(now.mono);
                 self.needs.push_back(Need::Say(format!("looking for a leader: {why}")));
                 self.close_service();
             }
@@ -264,6 +265,12 @@ impl Server {
         let Service::Opening { missing: 0, upto, leading } = self.service else { return };
         if self.db.last() < upto {
             return;
+        }
+        if let Some(since) = self.closed_since.take() {
+            self.gauges.unavailable_ms.record(now.mono.since(since));
+            if leading.is_some() {
+                self.gauges.leader_unavailable_ms.record(now.mono.since(since));
+            }
         }
         let epoch = match leading {
             Some(epoch) => {

@@ -248,6 +248,8 @@ impl Desk {
             election_time: counts.election_ms.into(),
             follower_sync_time: counts.follower_sync_ms.into(),
             observer_sync_time: counts.observer_sync_ms.into(),
+            unavailable_time: core.gauges().unavailable_ms.into(),
+            leader_unavailable_time: core.gauges().leader_unavailable_ms.into(),
             leader: leads.then_some(LeaderMetrics { learners: counts.learners, uptime_ms }),
         }
     }

@@ -91,6 +91,9 @@ pub struct EnsembleMetrics {
     pub election_time: Summary,
     pub follower_sync_time: Summary,
     pub observer_sync_time: Summary,
+    /// From when it began to look for a leader until it served, and the same where it came to lead itself.
+    pub unavailable_time: Summary,
+    pub leader_unavailable_time: Summary,
     /// The leader's own figures.
     pub leader: Option<LeaderMetrics>,
 }
@@ -234,6 +237,8 @@ const ROWS: &[(&str, Feed)] = &[
     ("election_time", Feed::Summary(|m| &member(m).election_time)),
     ("follower_sync_time", Feed::Summary(|m| &member(m).follower_sync_time)),
     ("observer_sync_time", Feed::Summary(|m| &member(m).observer_sync_time)),
+    ("unavailable_time", Feed::Summary(|m| &member(m).unavailable_time)),
+    ("leader_unavailable_time", Feed::Summary(|m| &member(m).leader_unavailable_time)),
 ];
 
 /// A lone server's figures as a member: nothing yet, and never.
@@ -248,6 +253,8 @@ fn member(m: &Metrics) -> &EnsembleMetrics {
         election_time: NOTHING,
         follower_sync_time: NOTHING,
         observer_sync_time: NOTHING,
+        unavailable_time: NOTHING,
+        leader_unavailable_time: NOTHING,
         leader: None,
     };
     m.ensemble.as_ref().unwrap_or(&ALONE)
@@ -405,6 +412,8 @@ mod tests {
             election_time: x,
             follower_sync_time: x,
             observer_sync_time: x,
+            unavailable_time: x,
+            leader_unavailable_time: x,
             leader: Some(LeaderMetrics { learners, uptime_ms: 9 }),
         };
         let (mode, ensemble) = (Mode::Standalone, Some(ensemble));
