@@ -197,9 +197,9 @@ impl Server {
                 self.needs.push_back(Need::Warn(format!("the link to {who} is closed: {why}")))
             }
             Event::Revalidated { session, valid } => self.revalidated(session, valid, now),
-            Event::Synced => {
+            Event::Synced { behind } => {
                 if let Some(session) = self.learning.next_sync() {
-                    self.control_behind(self.zab.committed(), Item::SyncDone { session });
+                    self.control_behind(behind, Item::SyncDone { session });
                 }
             }
             Event::Install { link, zxid } => self.needs.push_back(Need::Install { link, zxid }),

@@ -342,7 +342,7 @@ impl Learner {
                 Ok(())
             }
             Kind::Sync => {
-                base.tell(Event::Synced);
+                base.tell(Event::Synced { behind: base.committed });
                 Ok(())
             }
             Kind::Revalidate => {

@@ -44,8 +44,8 @@ pub enum Event {
     Dropped { who: String, why: String },
     /// Learner: the answer to [`Member::revalidate`].
     Revalidated { session: SessionId, valid: bool },
-    /// Learner: the oldest [`Member::forward`]ed sync is done, behind what was committed so far.
-    Synced,
+    /// Learner: the oldest [`Member::forward`]ed sync is done, behind what was committed before it came.
+    Synced { behind: Zxid },
     /// Learner: a snapshot of this zxid begins on the link. The driver reads it and then calls [`Member::installed`].
     Install { link: LinkId, zxid: Zxid },
     /// Learner: the state must go back to this zxid: the driver rebuilds it from disk, then [`Member::rebuilt`].
