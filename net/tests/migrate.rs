@@ -355,6 +355,19 @@ fn a_target_with_data_is_refused_and_left_alone() {
     assert!(!bad.path("refused").exists());
 }
 
+#[test]
+fn another_zookeepers_files_in_the_target_do_not_pass_for_imported() {
+    let (place, other) = (Place::golden(&["snapshot.8"]), Place::golden(&["snapshot.0"]));
+    let source = Source::find(&place.zookeeper(), None).unwrap();
+    for (data_dir, log_dir) in
+        [(other.zookeeper(), other.zookeeper()), (place.path("data"), other.zookeeper())]
+    {
+        let why = migrate::import(&source, &Target { data_dir, log_dir }, false).unwrap_err().to_string();
+        assert!(why.contains("another ZooKeeper server"), "{why}");
+    }
+    assert_eq!(fs::read_dir(other.zookeeper()).unwrap().count(), 1);
+}
+
 fn config(data_dir: &Path) -> Config {
     Config::embedded(data_dir, &Profile::default())
 }

@@ -5,9 +5,9 @@
 //! Not here: reading the files (`state`), the formats on our side (`wal`, `engine::snapshot`).
 //! Invariant: the directory can be opened by a server only when snapshot and epochs are durable in it.
 
-use super::source::{Named, Source};
+use super::source::{self, Named, Source};
 use super::state::{self, Base, State};
-use super::{EPOCHS, Epochs, Figures, WRITTEN, table};
+use super::{EPOCHS, Epochs, Figures, VERSION_2, WRITTEN, table};
 use anyhow::{Context, Result, bail};
 use engine::ids::{SessionId, Zxid};
 use engine::snapshot::Encoder;
@@ -98,6 +98,15 @@ impl fmt::Display for Imported {
 /// source is as it was, and no server opens the target before an import into it has succeeded.
 pub fn import(source: &Source, target: &Target, ignore_digests: bool) -> Result<Imported> {
     let began = Instant::now();
+    for dir in [&target.data_dir, &target.log_dir] {
+        if source::holds_files(dir)? && !source.reads(&dir.join(VERSION_2)) {
+            bail!(
+                "{} holds data of another ZooKeeper server ({VERSION_2}), which would count as imported too: import into \
+                 another directory, or move that away",
+                dir.display()
+            );
+        }
+    }
     let before = source.fingerprint()?;
     let unchanged = || match source.fingerprint()? == before {
         true => Ok(()),

@@ -69,6 +69,13 @@ impl Source {
         Ok(source)
     }
 
+    /// Whether the files of this directory are among its own.
+    pub(super) fn reads(&self, dir: &Path) -> bool {
+        let real = |p: &Path| p.canonicalize().ok();
+        let dir = real(dir);
+        dir.is_some() && (real(&self.snapshots) == dir || real(&self.logs) == dir)
+    }
+
     /// Snapshots, newest first.
     pub(super) fn snapshots(&self) -> Result<Vec<Named>> {
         let mut found = named(&self.snapshots, "snapshot.")?;
@@ -139,6 +146,16 @@ impl Source {
         }
         all.sort();
         Ok(Fingerprint(all))
+    }
+}
+
+/// Whether there is a `version-2` with anything in it. An empty one is what a package's installer leaves.
+pub(super) fn holds_files(dir: &Path) -> Result<bool> {
+    let path = dir.join(VERSION_2);
+    match std::fs::read_dir(&path) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e).with_context(|| format!("cannot look into {}", path.display())),
     }
 }
 

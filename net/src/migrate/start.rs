@@ -4,10 +4,10 @@
 //! Invariant: with ZooKeeper's files in the directory, a server starts only on what was imported from them, and not
 //! when they were written to since.
 
+use super::source::holds_files;
 use super::{Imported, Source, Target, VERSION_2, WRITTEN, import};
 use crate::config::Config;
 use anyhow::{Context, Result, bail};
-use std::path::Path;
 use wal::disk::RealDisk;
 use wal::{DataDir, Import};
 
@@ -80,14 +80,4 @@ fn refuse_newer(source: &Source, note: &str) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// An empty `version-2` is what a package's installer leaves.
-fn holds_files(dir: &Path) -> Result<bool> {
-    let path = dir.join(VERSION_2);
-    match std::fs::read_dir(&path) {
-        Ok(mut entries) => Ok(entries.next().is_some()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e).with_context(|| format!("cannot look into {}", path.display())),
-    }
 }
