@@ -32,8 +32,11 @@ pub struct Limits {
     pub skip_acl: bool,
     /// `extendedTypesEnabled`: TTL nodes.
     pub extended_types: bool,
-    /// `reconfigEnabled`: a lone server then says that it cannot, instead of that it may not.
+    /// `reconfigEnabled`: members of an ensemble may change. A lone server then says that it cannot, instead of that it
+    /// may not.
     pub reconfig_enabled: bool,
+    /// `standaloneEnabled=false`: a reconfiguration may leave a single voter.
+    pub lone_voter: bool,
     /// `enforceQuota`: hard limits reject.
     pub enforce_quota: bool,
     /// `zookeeper.DigestAuthenticationProvider.superDigest`, `user:base64(sha1(user:password))`.
@@ -76,6 +79,7 @@ impl Default for Limits {
             skip_acl: false,
             extended_types: false,
             reconfig_enabled: false,
+            lone_voter: false,
             enforce_quota: false,
             super_digest: None,
             digest: true,

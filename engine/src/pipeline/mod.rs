@@ -13,4 +13,4 @@ mod quota;
 mod reply;
 
 pub use apply::{Applied, Database, Notice, Origin};
-pub use prep::{Ask, Prep, Proposed, makes_ephemeral};
+pub use prep::{Ask, Plan, Prep, Proposed, makes_ephemeral};

@@ -10,8 +10,8 @@ use crate::error::Code;
 use crate::ids::{SessionId, Zxid};
 use crate::limits::Limits;
 use crate::proto::{
-    Acl, CreateRequest, Decoder, Id, Malformed, MultiHeader, Op, PathVersion, SetAclRequest, SetDataRequest,
-    perm,
+    Acl, CreateRequest, Decoder, Id, Malformed, MultiHeader, Op, PathVersion, ReconfigRequest, SetAclRequest,
+    SetDataRequest, perm,
 };
 use crate::time::WallMs;
 use crate::tree::{Kind, StatPersisted};
@@ -66,6 +66,9 @@ pub struct Prep {
     scratch: Vec<u8>,
 }
 
+/// What a reconfiguration, the transaction with this zxid, makes of the members.
+pub type Plan<'a> = dyn Fn(&ReconfigRequest<'_>, Zxid) -> Result<String, Code> + 'a;
+
 /// What the checks of one request need.
 struct Cx<'a> {
     db: &'a Database,
@@ -73,6 +76,7 @@ struct Cx<'a> {
     ask: Ask<'a>,
     zxid: Zxid,
     time: WallMs,
+    plan: &'a Plan<'a>,
 }
 
 impl Cx<'_> {
@@ -133,9 +137,22 @@ impl Prep {
 
     /// Makes the transaction for a request: what it asks for, or an error transaction. Costs one zxid either way.
     pub fn propose(&mut self, db: &Database, limits: &Limits, ask: Ask<'_>, time: WallMs) -> Proposed {
+        // A lone server has nothing to reconfigure (fact sheet 3.6, 11).
+        self.propose_planned(db, limits, ask, time, &|_, _| Err(Code::UNIMPLEMENTED))
+    }
+
+    /// The same in an ensemble: `plan` says what a reconfiguration makes of its members, as text.
+    pub fn propose_planned(
+        &mut self,
+        db: &Database,
+        limits: &Limits,
+        ask: Ask<'_>,
+        time: WallMs,
+        plan: &Plan<'_>,
+    ) -> Proposed {
         let zxid = self.last.next_carrying();
         self.last = zxid;
-        let cx = Cx { db, limits, ask, zxid, time };
+        let cx = Cx { db, limits, ask, zxid, time, plan };
         let mut bytes = std::mem::take(&mut self.scratch);
         bytes.clear();
         let header = |body: &TxnBody<'_>| {
@@ -178,9 +195,7 @@ impl Prep {
             Op::CreateSession => Ok(TxnBody::CreateSession { timeout_ms: d.int()? }),
             Op::CloseSession => Ok(self.close_session(cx)),
             Op::DeleteContainer => self.delete_container(cx, d.string_not_null()?),
-            // A lone server has nothing to reconfigure (fact sheet 3.6, 11).
-            Op::Reconfig if cx.limits.reconfig_enabled => Err(Code::UNIMPLEMENTED),
-            Op::Reconfig => Err(Code::RECONFIGDISABLED),
+            Op::Reconfig => self.reconfig(cx, &mut d, arena),
             op => self.one(cx, op, &mut d),
         }
     }
@@ -356,6 +371,31 @@ impl Prep {
         let listed = if bytes > CLOSE_PATHS_BYTES_MAX { BTreeSet::new() } else { paths };
         let paths = listed.iter().map(|p| Cow::Owned(p.to_string())).collect();
         TxnBody::CloseSession { paths: Some(paths) }
+    }
+
+    /// The version of the node stays -1, whatever is in it.
+    fn reconfig<'a>(
+        &mut self,
+        cx: &Cx<'_>,
+        d: &mut Decoder<'a>,
+        arena: &'a mut Vec<Vec<u8>>,
+    ) -> Result<TxnBody<'a>, Code> {
+        const VERSION: i32 = -1;
+        if !cx.limits.reconfig_enabled {
+            return Err(Code::RECONFIGDISABLED);
+        }
+        cx.check_session()?;
+        let text = (cx.plan)(&ReconfigRequest::decode(d)?, cx.zxid)?;
+        let node = self.get(cx, path::CONFIG)?;
+        cx.check_acl(&node, perm::WRITE)?;
+        arena.push(text.into_bytes());
+        let data = arena.last().map(Vec::as_slice);
+        self.overlay.change(cx.db, cx.zxid, path::CONFIG, node, Some(data), |n| {
+            n.stat.version = VERSION;
+            n.stat.mtime = cx.time.0;
+            n.stat.mzxid = cx.zxid;
+        });
+        Ok(TxnBody::SetData { op: Op::Reconfig, path: path::CONFIG.into(), data, version: VERSION })
     }
 
     /// All or nothing: a failed one is logged with the bodies before the failure and errors from there on.

@@ -19,6 +19,10 @@ pub(super) fn single(view: &View<'_>, body: &TxnBody<'_>, out: &mut Vec<u8>) {
             out.put_string(path);
             stat(view, path).encode(out);
         }
+        TxnBody::SetData { op: Op::Reconfig, path, data, .. } => {
+            out.put_buffer(*data);
+            stat(view, path).encode(out);
+        }
         TxnBody::SetData { path, .. } | TxnBody::SetAcl { path, .. } => stat(view, path).encode(out),
         _ => {}
     }

@@ -12,6 +12,7 @@
 mod learning;
 mod local;
 mod reaper;
+mod reconfig;
 mod roles;
 mod telling;
 
@@ -25,9 +26,11 @@ use crate::pipeline::{Ask, Database, Notice, Prep};
 use crate::proto::{Decoder, Encode, Op, ReconfigRequest};
 use crate::session::{Standing, Tracker, first_id, password};
 use crate::time::{MonoMs, Now};
+use crate::zab::members::Members;
 use crate::zab::{Epochs, Member, Persistence, Ports, Role, Settings, Tally, Window};
 use learning::Learning;
 use reaper::Reaper;
+use reconfig::Ensemble;
 use roles::Service;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -91,6 +94,8 @@ pub struct Server {
     forwarded: VecDeque<roles::Forwarded>,
     forwarded_bytes: usize,
     needs: VecDeque<Need>,
+    /// The members are others than the driver was told.
+    members_changed: bool,
     generation: u64,
     /// When the last turn was, and until when nobody expires because one was so late that reports of learners may lie
     /// unread.
@@ -121,13 +126,20 @@ impl Server {
     pub fn member(
         limits: Arc<Limits>,
         db: Database,
-        ensemble: (Settings, Arc<crate::zab::members::Members>, Epochs, Window),
+        ensemble: (Settings, Arc<Members>, Epochs, Window),
         shards: usize,
         now: Now,
     ) -> Server {
         let (settings, members, epochs, window) = ensemble;
         let id = settings.me.0 as u8;
-        Server::with(limits, db, Member::new(settings, members, epochs, window), id, shards, now)
+        let mut zab = Member::new(settings, members, epochs, window);
+        if limits.reconfig_enabled {
+            // A reconfiguration of the log that no file knows of was under way when this server ended.
+            let node = db.tree.latest().get(crate::path::CONFIG).and_then(|n| n.data().map(<[u8]>::to_vec));
+            let seen = node.and_then(|text| Members::parse(&String::from_utf8_lossy(&text)).ok());
+            zab.allow_reconfig(seen);
+        }
+        Server::with(limits, db, zab, id, shards, now)
     }
 
     fn with(limits: Arc<Limits>, db: Database, zab: Member, id: u8, shards: usize, now: Now) -> Server {
@@ -146,6 +158,7 @@ impl Server {
             forwarded: VecDeque::new(),
             forwarded_bytes: 0,
             needs: VecDeque::new(),
+            members_changed: false,
             generation: 0,
             last_turn: now.mono,
             grace_until: MonoMs(0),
@@ -324,7 +337,13 @@ impl Server {
 
     fn propose(&mut self, ask: Ask<'_>, now: Now, waits: Waits, out: &mut dyn Persistence) {
         let Service::Ordering(prep) = &mut self.service else { return };
-        let p = prep.propose(&self.db, &self.limits, ask, now.wall);
+        let p = if self.zab.role() == Role::Alone {
+            prep.propose(&self.db, &self.limits, ask, now.wall)
+        } else {
+            let ensemble = Ensemble { zab: &self.zab, lone_voter: self.limits.lone_voter };
+            let plan = |r: &ReconfigRequest<'_>, zxid| ensemble.plan(r, zxid).map(|m| m.text());
+            prep.propose_planned(&self.db, &self.limits, ask, now.wall, &plan)
+        };
         self.gauges.proposals += 1;
         self.gauges.proposal_sizes.record(p.bytes.len() as u64);
         self.queued_bytes += p.bytes.len();

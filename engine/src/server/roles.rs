@@ -15,6 +15,7 @@ use crate::pipeline::{Ask, Database, Prep};
 use crate::proto::{Decoder, Id, Op};
 use crate::session::Standing;
 use crate::time::Now;
+use crate::zab::members::Members;
 use crate::zab::{Event, Forward, Ports, Reach, Role, Why, Window};
 use std::sync::Arc;
 
@@ -149,6 +150,12 @@ impl Server {
         self.needs.pop_front()
     }
 
+    /// The members that count and those of the reconfiguration under way, if either has changed since this was last asked.
+    pub fn take_members(&mut self) -> Option<(Arc<Members>, Option<Arc<Members>>)> {
+        let changed = std::mem::take(&mut self.members_changed);
+        changed.then(|| (self.zab.members().clone(), self.zab.next_members().cloned()))
+    }
+
     pub(super) fn events(&mut self, now: Now, out: &mut dyn Ports) {
         self.leave_read_only();
         while let Some(e) = self.zab.take_event() {
@@ -204,7 +211,7 @@ impl Server {
             }
             Event::Install { link, zxid } => self.needs.push_back(Need::Install { link, zxid }),
             Event::Rebuild { zxid } => self.needs.push_back(Need::Rebuild { zxid }),
-            Event::Config { .. } => {}
+            Event::Members => self.members_changed = true,
         }
     }
 

@@ -7,6 +7,7 @@
 
 use super::counters::Counters;
 use super::members::Members;
+use super::reconfig;
 use super::window::{Entry, Place, Window};
 use super::wire::Kind;
 use super::{Epochs, Event, Knobs, Mark, Persist, Persistence};
@@ -67,7 +68,16 @@ impl Settings {
 #[derive(Debug)]
 pub(super) struct Base {
     pub settings: Settings,
+    /// Those that count: of the last reconfiguration that is committed.
     pub members: Arc<Members>,
+    /// Those of a reconfiguration that is proposed, or that a new leader still has to agree on with its followers.
+    pub next: Option<Arc<Members>>,
+    /// `reconfigEnabled`; without it the members never change here.
+    pub reconfigurable: bool,
+    /// `members` or `next` were changed, and not everybody was told.
+    pub changed: bool,
+    /// Whom to follow when the present role ends: a reconfiguration has designated it.
+    pub heir: Option<ServerId>,
     pub epochs: Epochs,
     /// A voter has promised this epoch: the next one led from here is later.
     pub epoch_floor: u32,
@@ -91,6 +101,10 @@ impl Base {
         Base {
             settings,
             members,
+            next: None,
+            reconfigurable: false,
+            changed: false,
+            heir: None,
             epochs,
             epoch_floor: 0,
             window,
@@ -121,7 +135,11 @@ impl Base {
 
     pub fn append(&mut self, zxid: Zxid, txn: Arc<[u8]>, out: &mut dyn Persistence) -> Ticket {
         let ticket = self.persist(Persist::Append(&txn), out);
+        let found = if self.reconfigurable { reconfig::members_of(&txn) } else { None };
         self.window.push(Entry { zxid, txn, ticket });
+        if let Some(members) = found {
+            self.see(members);
+        }
         ticket
     }
 
@@ -135,6 +153,7 @@ impl Base {
         self.persist(Persist::Mark(Mark::Truncate(to)), out);
         self.window.truncate(to);
         self.volatile_at = self.volatile_at.min(self.window.end());
+        self.review_next();
     }
 
     pub fn now_durable(&mut self, ticket: Ticket) {

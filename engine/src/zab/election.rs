@@ -326,6 +326,11 @@ impl Election {
         }
     }
 
+    /// Whether this server observes from now on.
+    pub fn set_observer(&mut self, observer: bool) {
+        self.observer = observer;
+    }
+
     /// Whether one of those who made this server the leader has looked for another one since this was last asked
     /// (`leader.maxTimeToWaitForEpoch`). A voter that has merely not finished this very election does not count.
     pub fn heard_looking(&mut self) -> bool {

@@ -10,10 +10,12 @@
 
 mod discovery;
 mod pump;
+mod reconfig;
 
 use super::base::{Base, Why};
 use super::counters::Learners;
 use super::member::Event;
+use super::members::Members;
 use super::window::Place;
 use super::wire::{Kind, Packet, put_packet};
 use super::{Epochs, Ports};
@@ -105,6 +107,11 @@ pub(super) struct Leader {
     next_guest: i64,
     /// A voter has promised to follow this later epoch, so it can follow no leader of this one.
     outdated: Option<u32>,
+    /// The last reconfiguration that this leader has committed, and who leads behind it.
+    activated: Option<(Zxid, ServerId)>,
+    /// Someone else is to lead: nothing more is committed, and this server leads until its followers have left, or until
+    /// then.
+    retires_at: Option<MonoMs>,
 }
 
 /// What became of a packet.
@@ -122,6 +129,8 @@ impl Leader {
             half: false,
             next_guest: -1,
             outdated: None,
+            activated: None,
+            retires_at: None,
         }
     }
 
@@ -248,51 +257,85 @@ impl Leader {
             && base.durable >= current
         {
             self.begin_due(base, now, ports)?;
-            self.establish(base, now);
+            self.establish(base, now)?;
         }
         if self.stage == Stage::Broadcast {
             self.begin_due(base, now, ports)?;
-            self.advance_commit(base);
+            self.advance_commit(base, now);
         }
         Ok(())
     }
 
-    /// With a quorum that has taken over the history, this server leads.
-    fn establish(&mut self, base: &mut Base, now: MonoMs) {
+    /// With a quorum that has taken over the history, this server leads. Members that are under way are agreed on by that.
+    fn establish(&mut self, base: &mut Base, now: MonoMs) -> Handled {
         let me = base.settings.me;
         let whole = base.durable_zxid() >= self.history_end;
         let taken = |id| {
-            (id == me && whole) || self.peers.values().any(|p| p.id == id && p.voter && p.step >= Step::Taken)
+            (id == me && whole)
+                || self.peers.values().any(|p| p.id == id && !p.observer && p.step >= Step::Taken)
         };
-        if !base.members.quorum(taken) {
-            return;
+        if !base.quorum(taken) {
+            return Ok(());
         }
         self.stage = Stage::Broadcast;
         self.since = now;
         base.commit(self.history_end);
+        if let Some(next) = base.next.clone() {
+            base.activate(next);
+            self.recount(base);
+            if !base.members.can_lead(me) {
+                return Err(Why::new(
+                    "a reconfiguration that was under way is done, and this server may not lead",
+                ));
+            }
+        }
         base.tell(Event::Leading { epoch: self.epoch });
+        Ok(())
     }
 
-    /// Commits what a quorum of durable logs holds.
-    fn advance_commit(&mut self, base: &mut Base) {
-        let own = base.durable_zxid();
-        let me = base.settings.me;
+    /// Commits what a quorum of durable logs holds, reconfigurations one at a time: the rules change there.
+    fn advance_commit(&mut self, base: &mut Base, now: MonoMs) {
         let last = base.window.last();
-        if base.committed >= last {
-            return;
+        while base.committed < last && self.retires_at.is_none() {
+            let Some(next) = base.next.clone() else {
+                let upto = self.acknowledged(base, &base.members, last);
+                return base.commit(upto);
+            };
+            let at = Zxid(next.version);
+            let before =
+                base.window.after(at).map_or(last, |place| base.window.before(place.saturating_sub(1)));
+            if base.committed < before {
+                let upto = self.acknowledged(base, &base.members, before);
+                base.commit(upto);
+            }
+            let both = self.acknowledged(base, &base.members, at).min(self.acknowledged(base, &next, at));
+            if base.committed < before || both < at {
+                return;
+            }
+            base.commit(at);
+            self.activate(base, next, now);
         }
+    }
+
+    /// The last zxid up to `limit` that a quorum of these members has durably; nothing below what is committed.
+    fn acknowledged(&self, base: &Base, members: &Members, limit: Zxid) -> Zxid {
+        let (me, own) = (base.settings.me, base.durable_zxid());
         let acked = |id: ServerId| {
             if id == me {
                 return own;
             }
-            self.peers.values().filter(|p| p.id == id && p.voter).map(|p| p.acked).max().unwrap_or_default()
+            self.peers
+                .values()
+                .filter(|p| p.id == id && !p.observer)
+                .map(|p| p.acked)
+                .max()
+                .unwrap_or_default()
         };
+        let voters = members.voters().iter().copied();
         let mut marks: Vec<Zxid> =
-            base.members.voters().iter().copied().map(acked).filter(|z| *z > base.committed).collect();
+            voters.map(|id| acked(id).min(limit)).filter(|z| *z > base.committed).collect();
         marks.sort_unstable_by(|a, b| b.cmp(a));
-        if let Some(z) = marks.into_iter().find(|z| base.members.quorum(|id| acked(id) >= *z)) {
-            base.commit(z.min(last));
-        }
+        marks.into_iter().find(|z| members.quorum(|id| acked(id) >= *z)).unwrap_or(base.committed)
     }
 
     fn ack(&mut self, base: &mut Base, link: LinkId, zxid: Zxid, now: MonoMs) -> Handled {
@@ -338,6 +381,9 @@ impl Leader {
         ports: &mut dyn Ports,
     ) -> Handled {
         self.check_patience(base, heard_looking, now)?;
+        if self.retires_at.is_some_and(|at| now >= at) {
+            return Err(Why::new("a reconfiguration has given the lead to another server"));
+        }
         if now < self.ping_at {
             return Ok(());
         }
@@ -375,7 +421,7 @@ impl Leader {
     }
 
     pub fn next_deadline(&self) -> MonoMs {
-        self.ping_at
+        self.retires_at.map_or(self.ping_at, |at| at.min(self.ping_at))
     }
 
     /// Whether a quorum of voters still follows; with `now` also whether it was heard of within `syncLimit`.
@@ -391,7 +437,7 @@ impl Leader {
                         && now.is_none_or(|now| now.since(p.heard_at) <= limit)
                 })
         };
-        if base.members.quorum(follows) {
+        if base.quorum(follows) {
             return Ok(());
         }
         Err(Why::new("a quorum of voters does not follow any longer"))

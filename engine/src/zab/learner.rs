@@ -9,6 +9,7 @@
 
 use super::base::{Base, EPOCH_MAX, Why};
 use super::member::Event;
+use super::members::Members;
 use super::wire::{Kind, LearnerInfo, Packet, put_packet};
 use super::{Epochs, Mark, Persist, Ports};
 use crate::ids::{LinkId, ServerId, SessionId, Ticket, Zxid};
@@ -60,6 +61,8 @@ pub(super) struct Learner {
     /// What the synchronisation has committed.
     sync_committed: Zxid,
     acks: VecDeque<(Ticket, Zxid)>,
+    /// The leader's members, from NEWLEADER: they count from UPTODATE on.
+    announced: Option<Arc<Members>>,
     /// Sessions heard from since the leader's last PING.
     touched: HashMap<SessionId, i32>,
 }
@@ -78,6 +81,7 @@ impl Learner {
             epoch: 0,
             sync_committed: Zxid::ZERO,
             acks: VecDeque::new(),
+            announced: None,
             touched: HashMap::new(),
         }
     }
@@ -264,6 +268,7 @@ impl Learner {
             Kind::UpToDate if self.stage == Stage::Taken => {
                 base.commit(self.sync_committed);
                 put_packet(ports.out(self.link), Kind::Ack, Zxid::new(self.epoch, 0), None);
+                self.activate_synced(base)?;
                 self.stage = Stage::Live;
                 base.tell(Event::Following { leader: self.leader, link: self.link, observer: self.observer });
                 Ok(())
@@ -315,8 +320,11 @@ impl Learner {
         if p.zxid.epoch() != self.epoch {
             return Err(Why::new(format!("NEWLEADER of {} in epoch {}", p.zxid, self.epoch)));
         }
-        if let Some(text) = p.data.filter(|d| d.len() > 1) {
-            base.tell(Event::Config { text: String::from_utf8_lossy(text).into_owned() });
+        if let Some(text) = p.data.filter(|d| d.len() > 1 && base.reconfigurable) {
+            let members = Members::parse(&String::from_utf8_lossy(text))
+                .map_err(|why| Why::new(format!("the members in NEWLEADER make no sense: {why}")))?;
+            base.see(members.clone());
+            self.announced = Some(Arc::new(members));
         }
         // Tickets are in order: when this one is durable, so is all the history before it.
         let ticket = base.set_epochs(Epochs { accepted: base.epochs.accepted, current: self.epoch }, ports);
@@ -328,14 +336,19 @@ impl Learner {
     fn live(&mut self, base: &mut Base, kind: Kind, p: &Packet<'_>, ports: &mut dyn Ports) -> Handled {
         match kind {
             Kind::Proposal => self.proposal(base, p.zxid, p.data, ports),
-            Kind::Commit | Kind::CommitAndActivate => commit(base, p.zxid),
+            Kind::Commit => commit(base, p.zxid),
+            Kind::CommitAndActivate => {
+                commit(base, p.zxid)?;
+                self.activate(base, p)
+            }
             Kind::Inform => {
                 self.proposal(base, p.zxid, p.data, ports)?;
                 commit(base, p.zxid)
             }
             Kind::InformAndActivate => {
                 self.proposal(base, p.zxid, p.data.and_then(|d| d.get(8..)), ports)?;
-                commit(base, p.zxid)
+                commit(base, p.zxid)?;
+                self.activate(base, p)
             }
             Kind::Ping => {
                 self.pong(p.zxid, ports);
@@ -356,6 +369,48 @@ impl Learner {
             Kind::UpToDate => Ok(()),
             other => Err(Why::unexpected(other, "from an established leader")),
         }
+    }
+
+    /// A reconfiguration is committed. Fails when this server's role or leader is another one from here on.
+    fn activate(&mut self, base: &mut Base, p: &Packet<'_>) -> Handled {
+        if !base.reconfigurable {
+            return Ok(());
+        }
+        let members = base
+            .reconfig_at(p.zxid)
+            .ok_or_else(|| Why::new(format!("the reconfiguration {} cannot be understood", p.zxid)))?;
+        let heir = Decoder::new(p.data.unwrap_or_default())
+            .long()
+            .map(ServerId)
+            .map_err(|_| Why::new(format!("the reconfiguration {} does not say who leads", p.zxid)))?;
+        let change = base.activate(members);
+        if heir == self.leader && !change.role {
+            return Ok(());
+        }
+        base.heir = Some(heir);
+        let what = if heir == self.leader { "role" } else { "leader" };
+        Err(Why::new(format!("the reconfiguration {} gives this server another {what}", p.zxid)))
+    }
+
+    /// At UPTODATE: the members that the history leads to, and those that the leader has announced, unless the
+    /// reconfiguration that makes them is still only proposed.
+    fn activate_synced(&mut self, base: &mut Base) -> Handled {
+        let proposed = |v: u64| Zxid(v) > base.committed && base.window.holds(Zxid(v));
+        let known = [self.announced.take(), base.next.clone()];
+        let newest = known.into_iter().flatten().filter(|m| !proposed(m.version)).max_by_key(|m| m.version);
+        let Some(members) = newest.filter(|m| m.version > base.members.version) else { return Ok(()) };
+        let change = base.activate(members);
+        if !base.members.is_voter(self.leader) {
+            return Err(Why::new(format!(
+                "leader {} is not a voter of the members it announced",
+                self.leader
+            )));
+        }
+        if change.role {
+            base.heir = Some(self.leader);
+            return Err(Why::new("by the leader's configuration this server has another role"));
+        }
+        Ok(())
     }
 
     fn pong(&mut self, zxid: Zxid, ports: &mut dyn Ports) {

@@ -50,8 +50,9 @@ pub enum Event {
     Install { link: LinkId, zxid: Zxid },
     /// Learner: the state must go back to this zxid: the driver rebuilds it from disk, then [`Member::rebuilt`].
     Rebuild { zxid: Zxid },
-    /// Learner: the leader's configuration.
-    Config { text: String },
+    /// The members are others now, or a reconfiguration is under way, or none is any more: see [`Member::members`] and
+    /// [`Member::next_members`].
+    Members,
 }
 
 /// What a member is at present.
@@ -122,7 +123,7 @@ impl Member {
     }
 
     /// Leaves whatever role there is.
-    fn look(&mut self, why: &Why, now: MonoMs, ports: &mut dyn Ports) {
+    fn leave(&mut self, why: &Why, now: MonoMs, ports: &mut dyn Ports) {
         match std::mem::replace(&mut self.phase, Phase::Looking) {
             Phase::Learner(l) => ports.close(l.link),
             Phase::Leader(l) => {
@@ -134,8 +135,16 @@ impl Member {
         }
         ports.listen(false);
         self.since = now;
-        self.base.events.retain(|e| matches!(e, Event::Dropped { .. } | Event::Looking { .. }));
+        let lasting = |e: &Event| matches!(e, Event::Dropped { .. } | Event::Looking { .. } | Event::Members);
+        self.base.events.retain(lasting);
         self.base.tell(Event::Looking { why: why.0.clone() });
+        self.refresh();
+    }
+
+    /// Leaves whatever role there is, and looks for a leader.
+    fn look(&mut self, why: &Why, now: MonoMs, ports: &mut dyn Ports) {
+        self.base.heir = None;
+        self.leave(why, now, ports);
         self.elect(now, ports);
     }
 
@@ -181,6 +190,64 @@ impl Member {
         }
     }
 
+    /// A role has failed. Behind a reconfiguration it is known who leads: no election is needed, unless that one does not
+    /// come to lead.
+    fn end_role(&mut self, why: &Why, now: MonoMs, ports: &mut dyn Ports) {
+        let Some(leader) = self.base.heir.take() else { return self.look(why, now, ports) };
+        self.leave(why, now, ports);
+        let (zxid, epoch) = (self.base.history_end(), i64::from(self.base.epochs.current));
+        let state = match leader == self.base.settings.me {
+            true => PeerState::Leading,
+            false if self.base.settings.observer => PeerState::Observing,
+            false => PeerState::Following,
+        };
+        if let Some(e) = &mut self.election {
+            e.settled(state, leader, zxid, epoch);
+        }
+        self.decided(Decided { leader, state, zxid, epoch }, now, ports);
+    }
+
+    /// Tells everybody who has to know of other members.
+    fn refresh(&mut self) {
+        if !std::mem::take(&mut self.base.changed) {
+            return;
+        }
+        if let Some(e) = &mut self.election {
+            e.set_members(self.base.members.clone(), self.base.next.clone());
+            e.set_observer(self.base.settings.observer);
+        }
+        if let Phase::Leader(l) = &mut self.phase {
+            l.recount(&self.base);
+        }
+        self.base.tell(Event::Members);
+    }
+
+    /// A notification may have brought a newer configuration than ours, which counts if nobody leads us.
+    fn take_newer(&mut self, now: MonoMs, ports: &mut dyn Ports) -> bool {
+        let Some(newer) = self.election.as_mut().and_then(Election::take_newer_config) else { return false };
+        if !self.base.reconfigurable || !matches!(self.phase, Phase::Looking) {
+            return false;
+        }
+        let same = newer.with_version(self.base.members.version) == *self.base.members;
+        self.base.activate(Arc::new(newer));
+        self.refresh();
+        if !same {
+            let version = self.base.members.version;
+            self.look(&Why::new(format!("others have a newer configuration, {version:x}")), now, ports);
+        }
+        !same
+    }
+
+    /// A decision counts if it was made by the members that count.
+    fn may_be_decided(&mut self, decided: Option<Decided>, now: MonoMs, ports: &mut dyn Ports) {
+        if self.take_newer(now, ports) {
+            return;
+        }
+        if let Some(d) = decided.filter(|_| matches!(self.phase, Phase::Looking)) {
+            self.decided(d, now, ports);
+        }
+    }
+
     fn decided(&mut self, d: Decided, now: MonoMs, ports: &mut dyn Ports) {
         self.base.counts.elections += 1;
         self.base.counts.election_ms.record(now.since(self.since));
@@ -211,10 +278,11 @@ impl Member {
         let done = act(leader, &mut self.base, ports);
         let (after, epoch) = (leader.is_established(), leader.epoch());
         match done {
-            Err(why) => self.look(&why, now, ports),
+            Err(why) => return self.end_role(&why, now, ports),
             Ok(()) if after && !before => self.settled(PeerState::Leading, self.base.settings.me, epoch, now),
             Ok(()) => {}
         }
+        self.refresh();
     }
 
     fn with_learner(
@@ -229,10 +297,11 @@ impl Member {
         let (after, epoch, leader) = (learner.is_live(), learner.epoch(), learner.leader);
         let state = if learner.observes() { PeerState::Observing } else { PeerState::Following };
         match done {
-            Err(why) => self.look(&why, now, ports),
+            Err(why) => return self.end_role(&why, now, ports),
             Ok(()) if after && !before => self.settled(state, leader, epoch, now),
             Ok(()) => {}
         }
+        self.refresh();
     }
 
     /// Later answers to voters carry the new epoch.
@@ -253,6 +322,7 @@ impl Member {
     pub fn submit(&mut self, zxid: Zxid, txn: Arc<[u8]>, out: &mut dyn super::Persistence) {
         debug_assert!(matches!(self.role(), Role::Alone | Role::Leading));
         self.base.append(zxid, txn, out);
+        self.refresh();
     }
 
     /// Everything up to `ticket` is durable here.
@@ -278,9 +348,7 @@ impl Member {
         if let Some(e) = &mut self.election {
             let decided = e.handle_timeout(now, ports);
             looking = matches!(self.phase, Phase::Leader(_)) && e.heard_looking();
-            if let Some(d) = decided.filter(|_| matches!(self.phase, Phase::Looking)) {
-                self.decided(d, now, ports);
-            }
+            self.may_be_decided(decided, now, ports);
         }
         match self.phase {
             Phase::Leader(_) => {
@@ -314,9 +382,7 @@ impl Member {
         self.note_blank(from, &n, now, ports);
         let Some(e) = &mut self.election else { return Ok(()) };
         let decided = e.handle(from, &n, now, ports);
-        if let Some(d) = decided.filter(|_| matches!(self.phase, Phase::Looking)) {
-            self.decided(d, now, ports);
-        }
+        self.may_be_decided(decided, now, ports);
         Ok(())
     }
 
@@ -468,6 +534,7 @@ impl Member {
     /// Learner: the state was rebuilt from disk, with this history.
     pub fn rebuilt(&mut self, window: Window, now: MonoMs, ports: &mut dyn Ports) {
         self.base.window = window;
+        self.base.review_next();
         let last = self.base.window.last();
         self.base.restarted(last);
         self.with_learner(now, ports, |l, base, ports| l.loaded(base, now, ports));
@@ -566,6 +633,22 @@ impl Member {
     }
     pub fn members(&self) -> &Arc<Members> {
         &self.base.members
+    }
+    /// The members of a reconfiguration that is under way.
+    pub fn next_members(&self) -> Option<&Arc<Members>> {
+        self.base.next.as_ref()
+    }
+    /// `reconfigEnabled`: the members may change. `seen`: the newest ones that the state holds.
+    pub fn allow_reconfig(&mut self, seen: Option<Members>) {
+        self.base.reconfigurable = true;
+        if let Some(members) = seen {
+            self.base.see(members);
+        }
+        self.refresh();
+    }
+    /// Leader: whether a quorum of these members follows by now.
+    pub fn has_synced(&self, members: &Members) -> bool {
+        matches!(&self.phase, Phase::Leader(l) if l.has_synced(&self.base, members))
     }
     pub fn me(&self) -> ServerId {
         self.base.settings.me

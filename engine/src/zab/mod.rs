@@ -14,6 +14,7 @@ mod leader;
 mod learner;
 mod member;
 pub mod members;
+mod reconfig;
 mod record;
 mod window;
 pub mod wire;

@@ -1,12 +1,13 @@
 //! Configuration: `zoo.cfg`, the profile and the command line, merged into one typed [`Config`] before anything starts.
 //!
 //! Lives here: reading properties text (`properties`), the key table (`keys`, `set`), the forms of values (`values`),
-//! `server.N` lines (`servers`), the merge and its relations (`resolve`), the rules for data directories (`dirs`).
+//! `server.N` lines (`servers`), files that follow a reconfiguration (`dynamic`), the merge and its relations (`resolve`), the rules for data directories (`dirs`).
 //! Not here: what a limit or a knob does (engine, `profiles`), any socket or thread.
 //! Invariants: a `Config` that `load` returned is complete and consistent; every key of the file was honoured, or
 //! warned about once, or the load failed; nothing is taken from the environment.
 
 mod dirs;
+mod dynamic;
 mod ensemble;
 mod keys;
 mod properties;
@@ -16,6 +17,7 @@ mod set;
 mod values;
 
 pub use dirs::DirError;
+pub use dynamic::DynamicFiles;
 pub use ensemble::EnsembleConfig;
 pub use resolve::load;
 pub use servers::{PeerAddress, ServerLine};
@@ -25,6 +27,7 @@ use profiles::Profile;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Port of a server that is told none.
 pub const DEFAULT_CLIENT_PORT: u16 = 2181;
@@ -100,6 +103,24 @@ impl Config {
             purge: None,
             fsync_warning_ms: resolve::FSYNC_WARNING_MS,
             ensemble: None,
+        }
+    }
+
+    /// Where this server's members are kept.
+    pub fn dynamic_files(&self) -> DynamicFiles {
+        match &self.origin {
+            Some(main) => DynamicFiles::Beside(main.clone()),
+            None => DynamicFiles::In(self.data_dir.clone()),
+        }
+    }
+
+    /// A server without a zoo.cfg starts with the members that it had, if they are newer than those it is given.
+    pub fn take_embedded_members(&mut self) {
+        let known = self.dynamic_files().embedded();
+        if let (Some(e), Some(known), true) = (&mut self.ensemble, known, self.limits.reconfig_enabled)
+            && known.version > e.members.version
+        {
+            e.members = Arc::new(known);
         }
     }
 

@@ -58,6 +58,38 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Entry>, ConfigError> {
     Ok(entries)
 }
 
+/// The same text without the entries whose key is one to drop; comments and the order of lines stay.
+///
+/// # Errors
+/// As [`parse`].
+pub fn without(bytes: &[u8], path: &Path, drop: impl Fn(&str) -> bool) -> Result<Vec<u8>, ConfigError> {
+    let gone: Vec<usize> = parse(bytes, path)?.iter().filter(|e| drop(&e.key)).map(|e| e.line).collect();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut goes_on = false;
+    for (index, line) in natural_lines(bytes).into_iter().enumerate() {
+        if goes_on || gone.contains(&(index + 1)) {
+            goes_on = continues(line);
+            continue;
+        }
+        out.extend_from_slice(line);
+        out.push(b'\n');
+    }
+    Ok(out)
+}
+
+/// A value as properties text holds it.
+pub fn escaped(value: &str) -> String {
+    let mut out = String::new();
+    for unit in value.encode_utf16() {
+        match u8::try_from(unit) {
+            Ok(b'\\') => out += "\\\\",
+            Ok(b @ b' '..=b'~') => out.push(b.into()),
+            _ => out += &format!("\\u{unit:04x}"),
+        }
+    }
+    out
+}
+
 fn is_blank(b: u8) -> bool {
     matches!(b, b' ' | b'\t' | 0x0c)
 }

@@ -197,6 +197,7 @@ pub fn load(from: &Sources) -> Result<Loaded, ConfigError> {
     let purge = purge(&mut draft);
     into_profile(&mut draft, &mut profile);
     take_profile_limits(&mut draft.limits, &profile);
+    draft.limits.lone_voter = !draft.standalone_enabled;
     if draft.limits.read_only_mode
         && let Some(words) = &mut draft.limits.words
         && !words.iter().any(|w| &**w == "isro")

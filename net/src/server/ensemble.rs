@@ -8,6 +8,7 @@ use crate::ring::Wake;
 use anyhow::{Context, Result};
 use engine::ids::Zxid;
 use engine::limits::Limits;
+use engine::zab::members::{Member, Members};
 use engine::zab::{Epochs, Knobs, Settings};
 use std::sync::Arc;
 
@@ -43,15 +44,6 @@ fn packet_max(limits: &Limits) -> usize {
 /// # Errors
 /// They cannot be bound.
 pub fn open_peers(e: &EnsembleConfig, limits: &Limits, wake: Arc<dyn Wake>) -> Result<Peers> {
-    let lines = e
-        .members
-        .iter()
-        .map(|m| PeerLine {
-            id: m.id,
-            observer: m.observer,
-            addresses: m.peers.iter().map(|p| (p.host.clone(), p.quorum_port, p.election_port)).collect(),
-        })
-        .collect();
     let options = PeerOptions {
         connect_timeout_ms: e.cnx_timeout_ms,
         dial_limit_ms: u64::from(e.tick_ms) * u64::from(e.connect_to_learner_master_limit),
@@ -60,7 +52,7 @@ pub fn open_peers(e: &EnsembleConfig, limits: &Limits, wake: Arc<dyn Wake>) -> R
         max_packet_bytes: packet_max(limits) + (64 << 10),
         ..PeerOptions::default()
     };
-    Peers::open(e.me, lines, options, wake)
+    Peers::open(e.me, lines(&e.members, None), options, wake)
         .with_context(|| format!("server {} cannot listen for its peers", e.me))
 }
 
@@ -81,4 +73,15 @@ pub fn is_empty(config: &Config, last: Zxid, epochs: Epochs, logged: bool) -> bo
         allowed.display()
     );
     true
+}
+
+/// The members as their sockets need them; of those of a reconfiguration under way only who is new.
+pub fn lines(members: &Members, next: Option<&Members>) -> Vec<PeerLine> {
+    let line = |m: &Member| PeerLine {
+        id: m.id,
+        observer: m.observer,
+        addresses: m.peers.iter().map(|p| (p.host.clone(), p.quorum_port, p.election_port)).collect(),
+    };
+    let new = next.into_iter().flat_map(Members::iter).filter(|m| members.get(m.id).is_none());
+    members.iter().chain(new).map(line).collect()
 }

@@ -7,6 +7,7 @@
 //! - a received state is valid on disk before it is installed, and never when its role has ended before;
 //! - what a thread brings for a role that has ended is dropped.
 
+use super::membership::Membership;
 use super::ports::Ports;
 use super::sending::{PIECE_BYTES, SIGNATURE, Sending};
 use super::snapshots;
@@ -52,6 +53,8 @@ struct Received {
     db: Database,
     file: SnapshotWriter,
     rest: Vec<u8>,
+    /// Behind that.
+    pieces: Receiver<Vec<u8>>,
 }
 
 /// A state on its way from the leader, or from disk.
@@ -79,6 +82,7 @@ pub struct Errands {
     data: Arc<DataDir>,
     shards: usize,
     reach: Reach,
+    membership: Membership,
     wake: Arc<dyn Wake>,
     /// Learners that wait for a stream, with the last zxid of each.
     queue: VecDeque<(LinkId, ServerId, Zxid)>,
@@ -114,6 +118,7 @@ impl Errands {
         wake: Arc<dyn Wake>,
     ) -> Errands {
         Errands {
+            membership: Membership::new(&config, wake.clone()),
             config,
             data,
             shards,
@@ -145,6 +150,7 @@ impl Errands {
                 Need::Rebuild { zxid } => self.begin_rebuild(zxid, server, ports, now),
             }
         }
+        self.membership.step(server, ports);
         self.begin_streams(server, ports);
         self.feed_streams(server, ports, now);
         self.load(server, ports, now);
@@ -286,8 +292,9 @@ impl Errands {
         let (data, shards, wake) = (self.data.clone(), self.shards, self.wake.clone());
         let digests = self.config.limits.digest;
         let spawned = std::thread::Builder::new().name("snap-in".into()).spawn(move || {
-            let result = take_in(&pieces, &*wake, shards, zxid).and_then(|(db, rest)| {
-                Ok(Received { file: store(&data, position, digests, &db)?, db, rest })
+            let taken = take_in(&pieces, &*wake, shards, zxid);
+            let result = taken.and_then(|(db, rest)| {
+                Ok(Received { file: store(&data, position, digests, &db)?, db, rest, pieces })
             });
             let _role_ended = tell.send(result);
             wake.wake();
@@ -389,7 +396,9 @@ impl Errands {
                 let link = *link;
                 match done.try_recv() {
                     Err(TryRecvError::Empty) => self.feed_loading(link, ports),
-                    Ok(Ok(Received { db, file, mut rest })) => {
+                    Ok(Ok(Received { db, file, mut rest, pieces })) => {
+                        // What was handed over while the thread wrote the file: the history behind the stream.
+                        rest.extend(pieces.try_iter().flatten());
                         rest.append(waiting.get_or_insert_default());
                         self.loading = None;
                         self.behind = Some((link, rest));

@@ -11,6 +11,7 @@ mod desk;
 mod ensemble;
 mod errands;
 mod journal;
+mod membership;
 mod ports;
 mod run;
 mod sending;
@@ -90,9 +91,10 @@ impl Server {
     /// # Errors
     /// Whatever keeps it from starting, in words that say what to do: an address in use, a directory that is locked,
     /// damaged, of another version or ZooKeeper's own, no rights, no room.
-    pub fn start(config: Config, profile: &Profile) -> Result<Server> {
+    pub fn start(mut config: Config, profile: &Profile) -> Result<Server> {
         let began = Instant::now();
         config.prepare_dirs()?;
+        config.take_embedded_members();
         let layout = Layout::of(profile);
         let clock = Clock::new();
         // The port first: "address in use" should not cost a recovery.

@@ -51,7 +51,7 @@ impl Leader {
             )));
         }
         let observer = p.kind == Kind::ObserverInfo;
-        let voter = !observer && base.members.is_voter(id);
+        let voter = !observer && base.votes(id);
         // Whoever connects again has given up its former link.
         let former: Vec<LinkId> = self
             .peers
@@ -80,7 +80,7 @@ impl Leader {
             let me = base.settings.me;
             let came =
                 |id| id == me || self.peers.values().any(|p| p.id == id && p.voter && p.step == Step::Epoch);
-            if !base.members.quorum(came) {
+            if !base.quorum(came) {
                 return;
             }
             let highest = self
@@ -94,6 +94,12 @@ impl Leader {
                 base.set_epochs(Epochs { accepted: self.epoch, current: base.epochs.current }, ports);
             self.stage = Stage::AckEpoch { accepted };
             self.since = now;
+            if base.members.version == 0 && base.next.is_none() {
+                // What the files say becomes a version of its own, above that of every server that was never in a quorum
+                // (ZOOKEEPER-1783).
+                let first = base.members.with_version(Zxid::new(self.epoch, 0).0);
+                base.see(first);
+            }
         }
         if let Stage::AckEpoch { accepted } = self.stage
             && base.durable < accepted
@@ -146,7 +152,7 @@ impl Leader {
                     .values()
                     .any(|p| p.id == id && p.voter && matches!(p.step, Step::Waiting { .. }))
         };
-        if base.durable < accepted || !base.members.quorum(promised) {
+        if base.durable < accepted || !base.quorum(promised) {
             return;
         }
         let current = base.set_epochs(self.current(base), ports);
@@ -163,7 +169,7 @@ impl Leader {
         for (link, last) in due {
             // A learner that could not elect counts from here on.
             let Some(peer) = self.peers.get_mut(&link) else { continue };
-            peer.voter = !peer.observer && base.members.is_voter(peer.id);
+            peer.voter = !peer.observer && base.votes(peer.id);
             peer.heard_at = now;
             self.begin(base, link, last, ports);
         }

@@ -3,12 +3,14 @@
 //! Invariant: a buffer that is not small is left alone, so a learner costs at most [`OUT_HIGH`] and one transaction.
 
 use super::{Handled, Leader, Peer, Stage, Step};
-use crate::ids::Zxid;
+use crate::ids::{ServerId, Zxid};
+use crate::proto::Encode;
 use crate::time::MonoMs;
 use crate::zab::Ports;
 use crate::zab::base::{Base, Why};
+use crate::zab::reconfig::is_reconfig;
 use crate::zab::window::Place;
-use crate::zab::wire::{Kind, put_packet};
+use crate::zab::wire::{Kind, put_packet, put_packet_with};
 
 /// Unsent bytes of a link above which nothing is added to it.
 pub(super) const OUT_HIGH: usize = 1 << 20;
@@ -27,6 +29,8 @@ impl Leader {
         let committed = self.effective(base);
         let established = self.stage == Stage::Broadcast;
         let mut behind = Vec::new();
+        let (activated, me) = (self.activated, base.settings.me);
+        let heir = |at| heir_at(activated, me, at);
         for (&link, peer) in &mut self.peers {
             if peer.step < Step::Syncing {
                 continue;
@@ -35,7 +39,7 @@ impl Leader {
             if out.len() >= OUT_HIGH {
                 continue;
             }
-            let mut turn = Turn { base, committed, out };
+            let mut turn = Turn { base, committed, heir: &heir, out };
             if !turn.fill(peer) {
                 behind.push(link);
                 continue;
@@ -46,7 +50,7 @@ impl Leader {
                     turn.out,
                     Kind::NewLeader,
                     Zxid::new(self.epoch, 0),
-                    Some(base.members.text().as_bytes()),
+                    Some(base.last_seen().text().as_bytes()),
                 );
                 peer.step = Step::NewLeader;
                 peer.taken = turn.base.window.before(peer.commit_at);
@@ -74,7 +78,14 @@ fn done(base: &Base, peer: &Peer, committed: Zxid) -> bool {
 struct Turn<'a> {
     base: &'a Base,
     committed: Zxid,
+    /// Who leads behind the reconfiguration with this zxid.
+    heir: &'a dyn Fn(Zxid) -> ServerId,
     out: &'a mut Vec<u8>,
+}
+
+/// Who leads behind the reconfiguration with this zxid: only the last one can have made another server the leader.
+fn heir_at(activated: Option<(Zxid, ServerId)>, me: ServerId, at: Zxid) -> ServerId {
+    activated.filter(|(zxid, _)| *zxid == at).map_or(me, |(_, heir)| heir)
 }
 
 impl Turn<'_> {
@@ -102,7 +113,14 @@ impl Turn<'_> {
         while self.out.len() < OUT_HIGH
             && let Some(e) = self.base.window.get(peer.cursor).filter(|e| e.zxid <= self.committed)
         {
-            put_packet(self.out, Kind::Inform, e.zxid, Some(&e.txn));
+            if is_reconfig(&e.txn) {
+                put_packet_with(self.out, Kind::InformAndActivate, e.zxid, None, |out| {
+                    out.put_long((self.heir)(e.zxid).0);
+                    out.extend_from_slice(&e.txn);
+                });
+            } else {
+                put_packet(self.out, Kind::Inform, e.zxid, Some(&e.txn));
+            }
             peer.cursor += 1;
             peer.commit_at = peer.cursor;
             self.release(peer);
@@ -126,7 +144,13 @@ impl Turn<'_> {
         while peer.commit_at < peer.cursor
             && let Some(e) = self.base.window.get(peer.commit_at).filter(|e| e.zxid <= self.committed)
         {
-            put_packet(self.out, Kind::Commit, e.zxid, None);
+            // While a learner is synchronised, its NEWLEADER brings the members.
+            if peer.step > Step::Syncing && is_reconfig(&e.txn) {
+                let heir = (self.heir)(e.zxid).0.to_be_bytes();
+                put_packet(self.out, Kind::CommitAndActivate, e.zxid, Some(&heir));
+            } else {
+                put_packet(self.out, Kind::Commit, e.zxid, None);
+            }
             peer.commit_at += 1;
             self.release(peer);
             moved = true;

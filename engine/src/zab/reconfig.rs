@@ -1,0 +1,134 @@
+//! Reconfigurations in a member's history (fact sheet section 11): which transactions are one, what they make of the
+//! members, and who leads behind one.
+//!
+//! Not here: what a client may ask for (`server::reconfig`), files (`net`).
+//! Invariants:
+//! - from its proposal on a reconfiguration counts ([`Base::quorum`]), from its commit on it alone does;
+//! - the version of the members never falls, and the one of those under way is above it.
+
+use super::base::Base;
+use super::members::Members;
+use crate::ids::{ServerId, Zxid};
+use crate::proto::{Decoder, Op};
+use std::sync::Arc;
+
+/// Where a transaction's kind stands, behind session, cxid, zxid and time (fact sheet 10.1).
+const KIND_AT: std::ops::Range<usize> = 28..32;
+
+/// Whether a transaction is a reconfiguration.
+pub(super) fn is_reconfig(txn: &[u8]) -> bool {
+    txn.get(KIND_AT).is_some_and(|kind| kind == Op::Reconfig.wire().to_be_bytes())
+}
+
+/// The members that a reconfiguration makes; `None`: it is none, or cannot be read.
+pub(super) fn members_of(txn: &[u8]) -> Option<Members> {
+    if !is_reconfig(txn) {
+        return None;
+    }
+    let mut body = Decoder::new(txn.get(KIND_AT.end..)?);
+    let _path = body.string().ok()?;
+    let text = body.buffer().ok()??;
+    Members::parse(std::str::from_utf8(text).ok()?).ok()
+}
+
+/// What a change of the members means for this server's role.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Change {
+    /// It observes now and did not before, or the other way round.
+    pub role: bool,
+}
+
+impl Base {
+    /// Whether a server votes, now or after the reconfiguration under way.
+    pub fn votes(&self, id: ServerId) -> bool {
+        self.members.is_voter(id) || self.next.as_ref().is_some_and(|m| m.is_voter(id))
+    }
+
+    /// A quorum of the members, and of those of the reconfiguration under way.
+    pub fn quorum(&self, has: impl Fn(ServerId) -> bool) -> bool {
+        self.members.quorum(&has) && self.next.as_ref().is_none_or(|m| m.quorum(&has))
+    }
+
+    /// The newest members heard of, committed or not.
+    pub fn last_seen(&self) -> &Arc<Members> {
+        self.next.as_ref().unwrap_or(&self.members)
+    }
+
+    /// A reconfiguration is under way. An older one is passed over.
+    pub fn see(&mut self, members: Members) {
+        if self.reconfigurable && members.version > self.last_seen().version {
+            self.next = Some(Arc::new(members));
+            self.changed = true;
+        }
+    }
+
+    /// What was cut off the history is not under way any more.
+    pub fn review_next(&mut self) {
+        let cut = |v: u64| Zxid(v) > self.window.last() && Zxid(v).counter() > 0;
+        if !self.next.as_ref().is_some_and(|m| cut(m.version)) {
+            return;
+        }
+        self.changed = true;
+        let places = (self.window.first()..self.window.end()).rev();
+        let found = places.filter_map(|p| self.window.get(p)).find_map(|e| members_of(&e.txn));
+        self.next = found.filter(|m| m.version > self.members.version).map(Arc::new);
+    }
+
+    /// These are the members from here on. An older configuration than the present one changes nothing.
+    pub fn activate(&mut self, members: Arc<Members>) -> Change {
+        if !self.reconfigurable || members.version <= self.members.version {
+            return Change { role: false };
+        }
+        if self.next.as_ref().is_some_and(|m| m.version <= members.version) {
+            self.next = None;
+        }
+        // Whoever is not a member any more follows without a vote, as in ZooKeeper.
+        let observer = members.get(self.settings.me).is_some_and(|m| m.observer);
+        let role = observer != self.settings.observer;
+        self.settings.observer = observer;
+        self.members = members;
+        self.changed = true;
+        Change { role }
+    }
+
+    /// The members that the entry with this zxid makes, if it is a reconfiguration.
+    pub fn reconfig_at(&self, zxid: Zxid) -> Option<Arc<Members>> {
+        if let Some(next) = self.next.as_ref().filter(|m| m.version == zxid.0) {
+            return Some(next.clone());
+        }
+        let place = self.window.after(Zxid(zxid.0.checked_sub(1)?))?;
+        let entry = self.window.get(place).filter(|e| e.zxid == zxid)?;
+        members_of(&entry.txn).map(Arc::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SessionId;
+    use crate::proto::Encode;
+
+    fn txn(kind: i32, text: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.put_long(SessionId(7).0);
+        out.put_int(1);
+        out.put_long(0x1_0000_0005);
+        out.put_long(0);
+        out.put_int(kind);
+        out.put_string("/zookeeper/config");
+        out.put_buffer(Some(text.as_bytes()));
+        out.put_int(-1);
+        out
+    }
+
+    #[test]
+    fn a_reconfiguration_is_told_by_its_kind_and_read_from_its_text() {
+        let text = "server.1=a:1:2:participant\nversion=100000005";
+        let found = members_of(&txn(16, text)).unwrap();
+        assert_eq!(found.text(), text);
+        assert!(members_of(&txn(5, text)).is_none(), "a setData is none");
+        assert!(is_reconfig(&txn(16, "nonsense")) && members_of(&txn(16, "nonsense")).is_none());
+        assert!(members_of(&txn(16, text)[..40]).is_none());
+        assert!(!is_reconfig(&[0; 8]));
+    }
+}
