@@ -136,7 +136,7 @@ mod tests {
                    clientPortListenBacklog=9\ndataDir=/d\n";
         fs::write(&main, old).unwrap();
         let files = DynamicFiles::Beside(main.clone());
-        let text = "server.1=a:1:2:participant;2181\nserver.2=b:1:2:participant\nversion=100000000";
+        let text = "server.1=a:1:2:participant;0.0.0.0:2181\nserver.2=b:1:2:participant\nversion=100000000";
         let members = Members::parse(text).unwrap();
         files.seen(&members).unwrap();
         let next = dir.path().join("zoo.cfg.dynamic.next");
