@@ -8,6 +8,8 @@ use super::schedule::Verb;
 
 /// Windows in which the rate of writes is compared.
 const DIP_WINDOW_NS: u64 = 500_000_000;
+/// How long behind an event they are compared at least, if the next one does not come before.
+const BEHIND_NS: u64 = 2_000_000_000;
 /// How long before an event its usual rate is taken, at most.
 const BEFORE_NS: u64 = 5_000_000_000;
 
@@ -88,7 +90,7 @@ pub struct Gap {
     /// Sessions lost until the next event.
     pub lost_sessions: usize,
     /// By how much the rate of writes fell at worst below that before the event, 0.0..=1.0, over half a second; until
-    /// the server had caught up, or until the next event. `None` where there is too little time to tell.
+    /// the server had caught up (and two seconds at least), or until the next event. `None` where there is too little time to tell.
     pub dip: Option<f64>,
 }
 
@@ -116,7 +118,12 @@ pub fn gap(event: &Event, since: u64, until: u64, log: &Log, clients: usize) -> 
             .map(|f| u64::from(f.requests))
             .sum(),
         lost_sessions: log.lost_sessions.iter().filter(|at| (event.at..until).contains(at)).count(),
-        dip: dip(log, since, event.at, event.caught_up.unwrap_or(until).min(until)),
+        dip: dip(
+            log,
+            since,
+            event.at,
+            event.caught_up.map_or(until, |t| t.max(event.at + BEHIND_NS)).min(until),
+        ),
     }
 }
 
