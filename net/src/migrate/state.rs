@@ -22,7 +22,7 @@ use engine::tree::{self, StatPersisted};
 use engine::txn::Txn;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 /// Readers of the tree while it is built and written: one walker, and one to spare.
@@ -80,9 +80,13 @@ pub(super) fn recover(source: &Source, ignore_digests: bool) -> Result<State> {
                 state.notes.splice(0..0, passed);
                 return Ok(state);
             }
-            Err(why) => {
+            Err(Fault::Snapshot(why)) => {
                 tracing::warn!("{} cannot be used: {why:#}", file.name());
                 failed.push((file.name(), why));
+            }
+            Err(Fault::Logs(why)) => {
+                failed.push((file.name(), why));
+                break;
             }
         }
         reached = reached.max(file.zxid);
@@ -123,7 +127,7 @@ impl Progress {
 /// Feeds a parser until the end of `from`; returns what it left.
 fn pump<E>(mut from: impl Read, mut feed: impl FnMut(&[u8]) -> Result<usize, E>) -> Result<Vec<u8>, E>
 where
-    E: From<std::io::Error>,
+    E: From<io::Error>,
 {
     let mut held = Vec::with_capacity(2 * READ_BYTES);
     loop {
@@ -183,7 +187,10 @@ fn load(file: &Named) -> Result<Loaded> {
         Ok(())
     };
     let from = unpack::open(file).with_context(|| format!("cannot open {}", file.path.display()))?;
-    let rest = pump(from, |bytes| parser.feed(bytes, &mut take))?;
+    let rest = pump(from, |bytes| parser.feed(bytes, &mut take)).map_err(|e: anyhow::Error| {
+        let cut = e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof);
+        if cut { e.context("it is cut short") } else { e }
+    })?;
     let footers = parser.finish()?;
     debug_assert!(rest.is_empty(), "a file that was read to its end leaves nothing");
     db.tree.ensure_builtins();
@@ -195,7 +202,21 @@ fn load(file: &Named) -> Result<Loaded> {
     Ok(Loaded { db, tree, footers, complete_at, without_acl })
 }
 
-fn from_snapshot(file: &Named, logs: &[Named], ignore_digests: bool) -> Result<State> {
+/// Why a snapshot and its logs are no state.
+enum Fault {
+    /// An older snapshot may lead to one.
+    Snapshot(anyhow::Error),
+    /// Older ones lead through the same logs.
+    Logs(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Fault {
+    fn from(e: anyhow::Error) -> Fault {
+        Fault::Snapshot(e)
+    }
+}
+
+fn from_snapshot(file: &Named, logs: &[Named], ignore_digests: bool) -> Result<State, Fault> {
     let loaded = load(file)?;
     let Loaded { db, tree, footers, complete_at, without_acl } = loaded;
     // Without footers the end of its writing is not known, so its own state is not either: all of the logs belongs to
@@ -219,6 +240,7 @@ fn from_snapshot(file: &Named, logs: &[Named], ignore_digests: bool) -> Result<S
         notes: Vec::new(),
         progress: Progress::new(),
         doubt: None,
+        differed: false,
     };
     replay.compare_footer()?;
     if replay.digest_at.is_some() {
@@ -232,10 +254,16 @@ fn from_snapshot(file: &Named, logs: &[Named], ignore_digests: bool) -> Result<S
     let first = logs.partition_point(|l| l.zxid <= wanted).saturating_sub(1);
     for log in &logs[first..] {
         let before = replay.txns;
-        replay.file(log).with_context(|| log.name())?;
+        if let Err(why) = replay.file(log).with_context(|| log.name()) {
+            let of = if replay.differed { Fault::Snapshot } else { Fault::Logs };
+            return Err(of(why));
+        }
         if replay.txns > before {
             used.push(log.clone());
         }
+    }
+    if let Some(doubt) = replay.doubt.take() {
+        return Err(Fault::Logs(anyhow!("{doubt}")));
     }
     let base = replay.finish()?;
     let Replay { db, digest_at, txns, notes, .. } = replay;
@@ -267,6 +295,8 @@ struct Replay {
     progress: Progress,
     /// What was wrong at the end of a log, until the next one goes on exactly there: then ZooKeeper has cut it too.
     doubt: Option<String>,
+    /// A digest differed: that may be the snapshot's fault.
+    differed: bool,
 }
 
 /// From reading a log.
@@ -275,7 +305,7 @@ enum Failed {
     #[error(transparent)]
     Log(#[from] log::Unreadable),
     #[error("it cannot be read: {0}")]
-    Read(#[from] std::io::Error),
+    Read(#[from] io::Error),
     #[error("{0:#}")]
     Txn(anyhow::Error),
 }
@@ -398,6 +428,7 @@ impl Replay {
 
     fn differs(&mut self, why: String) -> Result<()> {
         if !self.ignore_digests {
+            self.differed = true;
             bail!(
                 "{why}: the tree is not the one that ZooKeeper had (--ignore-digests imports it all the same)"
             );
@@ -430,9 +461,6 @@ impl Replay {
     }
 
     fn finish(&mut self) -> Result<Base> {
-        if let Some(doubt) = self.doubt.take() {
-            bail!("{doubt}");
-        }
         if let Some(why) = self.mismatch.take() {
             self.differs(why)?;
         }

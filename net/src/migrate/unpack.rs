@@ -37,6 +37,10 @@ fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("its compression is damaged: {what}"))
 }
 
+fn cut() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "its compressed blocks are not complete")
+}
+
 impl<R: Read> Snappy<R> {
     fn new(inner: R) -> Snappy<R> {
         Snappy { inner, begun: false, packed: vec![], plain: vec![], at: 0 }
@@ -49,7 +53,7 @@ impl<R: Read> Snappy<R> {
         while have < 4 {
             match self.inner.read(&mut word[have..])? {
                 0 if have == 0 => return Ok(None),
-                0 => return Err(bad("it ends within a length")),
+                0 => return Err(cut()),
                 n => have += n,
             }
         }
@@ -59,12 +63,12 @@ impl<R: Read> Snappy<R> {
     /// Decompresses the next block; `false` at the end.
     fn block(&mut self) -> io::Result<bool> {
         let Some(word) = self.word()? else {
-            return if self.begun { Ok(false) } else { Err(bad("it is empty")) };
+            return if self.begun { Ok(false) } else { Err(cut()) };
         };
         // A header may stand again where streams were joined.
         if word[..] == SNAPPY_MAGIC[..4] {
             let mut rest = [0; 12];
-            self.inner.read_exact(&mut rest).map_err(|_| bad("it ends within its header"))?;
+            self.inner.read_exact(&mut rest).map_err(|_| cut())?;
             if rest[..4] != SNAPPY_MAGIC[4..] {
                 return Err(bad("it does not begin as snappy-java's streams do"));
             }
@@ -79,7 +83,7 @@ impl<R: Read> Snappy<R> {
             return Err(bad("a block is too long"));
         }
         self.packed.resize(packed, 0);
-        self.inner.read_exact(&mut self.packed).map_err(|_| bad("it ends within a block"))?;
+        self.inner.read_exact(&mut self.packed).map_err(|_| cut())?;
         let plain = snap::raw::decompress_len(&self.packed).map_err(|_| bad("a block has no length"))?;
         if plain > SNAPPY_BLOCK_BYTES_MAX {
             return Err(bad("a block is too long"));
