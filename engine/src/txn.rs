@@ -278,6 +278,20 @@ impl<'a> Txn<'a> {
     }
 }
 
+/// The zxid of a transaction that can be applied: all of it is understood, each item of a multi included. `None`: it
+/// cannot, and must not get into a log.
+pub fn check(bytes: &[u8]) -> Option<Zxid> {
+    let txn = Txn::decode(bytes).ok()?;
+    if let TxnBody::Multi { items } = &txn.body {
+        let sound =
+            |i: &MultiItem<'_>| i.is_error() || TxnBody::decode(i.kind, &mut Decoder::new(i.body)).is_ok();
+        if !items.iter().any(MultiItem::is_error) && !items.iter().all(sound) {
+            return None;
+        }
+    }
+    Some(txn.header.zxid)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -47,7 +47,7 @@ impl Server {
         let whole = self.db.last() == self.zab.last_logged();
         let covers = if whole { Zxid::new(self.zab.epochs().current, 0) } else { Zxid::ZERO };
         self.service = Service::ReadOnly;
-        self.let_in(covers);
+        self.let_in(covers, now);
     }
 
     /// A leader is chosen: whoever was let in to read goes before anything changes.

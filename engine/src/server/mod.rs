@@ -132,7 +132,7 @@ impl Server {
     ) -> Server {
         let (settings, members, epochs, window) = ensemble;
         let id = settings.me.0 as u8;
-        let mut zab = Member::new(settings, members, epochs, window);
+        let mut zab = Member::new(settings, members, epochs, window, crate::txn::check);
         if limits.reconfig_enabled {
             // A reconfiguration of the log that no file knows of was under way when this server ended.
             let node = db.tree.latest().get(crate::path::CONFIG).and_then(|n| n.data().map(<[u8]>::to_vec));

@@ -188,11 +188,10 @@ impl Server {
                 self.take_forwarded(Forwarded { link, session, cxid, op, body, ids }, now, out);
             }
             Event::Revalidate { link, session, .. } => self.claim(link, session, now, out),
-            Event::Heard { link, sessions } => {
+            // Whose they are is said by requests and REVALIDATE: Apache's table also names sessions of other servers.
+            Event::Heard { sessions, .. } => {
                 for (id, _) in sessions {
-                    if self.tracker.standing_at(id, link) == Standing::Owner {
-                        self.tracker.touch(id, now.mono);
-                    }
+                    self.tracker.touch(id, now.mono);
                 }
             }
             Event::LearnerGone(link) => {
@@ -292,17 +291,30 @@ impl Server {
                 self.zab.epochs().current
             }
         };
-        self.let_in(Zxid::new(epoch, 0));
+        self.let_in(Zxid::new(epoch, 0), now);
     }
 
     /// Tells the shards to serve what is applied.
-    pub(super) fn let_in(&mut self, covers: Zxid) {
+    pub(super) fn let_in(&mut self, covers: Zxid, now: Now) {
         let h = self.db.last();
-        let text = self.zab.members().text();
-        // As in ZooKeeper, every server fills this node from its own configuration; it counts in no digest.
-        let _always_there = self.db.tree.set_data_only(h, crate::path::CONFIG, Some(text.as_bytes()));
+        self.show_config(h, now);
         let (tree, read_only) = (self.db.tree.handle(), self.is_read_only());
         self.control(Target::All(Act::Serve { tree, h, covers, read_only }));
+    }
+
+    /// As in ZooKeeper, every server fills this node from its own configuration; it counts in no digest.
+    fn show_config(&mut self, since: Zxid, now: Now) {
+        let (text, version) = (self.zab.members().text(), Zxid(self.zab.members().version));
+        let path = crate::path::CONFIG;
+        let shown = self
+            .db
+            .tree
+            .latest()
+            .get(path)
+            .is_some_and(|n| n.data() == Some(text.as_bytes()) && n.stat_persisted().version == -1);
+        if !shown {
+            let _always_there = self.db.tree.set_config(since, path, text.as_bytes(), (version, now.wall.0));
+        }
     }
 
     /// The snapshot that a leader sent is durable, and this is the state that it holds.

@@ -266,6 +266,22 @@ impl Writer {
         self.revise(zxid, path, &Revision { data: Some(data), ..Revision::default() })
     }
 
+    /// Replaces the data as ZooKeeper does for the ensemble's configuration: the version is -1, always, and
+    /// mzxid that of the reconfiguration that made it, which `since` need not be. `mtime` in ms.
+    ///
+    /// # Errors
+    /// `NoNode`.
+    pub fn set_config(
+        &mut self,
+        since: Zxid,
+        path: &str,
+        data: &[u8],
+        (mzxid, mtime): (Zxid, i64),
+    ) -> Result<Changed, ApplyError> {
+        let stamp = Some((mzxid.0, mtime, -1));
+        self.revise(since, path, &Revision { data: Some(Some(data)), stamp, ..Revision::default() })
+    }
+
     /// Replaces the ACL. `aversion` is the new one.
     ///
     /// # Errors

@@ -92,6 +92,8 @@ pub(super) struct Base {
     pub ticket: Ticket,
     pub durable: Ticket,
     pub events: VecDeque<Event>,
+    /// The zxid of a transaction that can be applied.
+    pub check: fn(&[u8]) -> Option<Zxid>,
     pub counts: Counters,
 }
 
@@ -115,6 +117,7 @@ impl Base {
             ticket: Ticket(0),
             durable: Ticket(0),
             events: VecDeque::new(),
+            check: |_| None,
             counts: Counters::default(),
         }
     }

@@ -20,8 +20,6 @@ use std::sync::Arc;
 
 /// Between two attempts to reach a leader that does not listen yet, ms.
 const REDIAL_MS: u64 = 10;
-/// A transaction's header alone has so many bytes.
-const TXN_BYTES_MIN: usize = 32;
 
 /// How far a learner has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -306,9 +304,11 @@ impl Learner {
                 "proposal {zxid} does not follow {last}: something between is missing"
             )));
         }
-        let txn = txn
-            .filter(|t| t.len() >= TXN_BYTES_MIN)
-            .ok_or_else(|| Why::new(format!("proposal {zxid} has no transaction")))?;
+        let txn = txn.filter(|t| (base.check)(t) == Some(zxid)).ok_or_else(|| {
+            Why::new(format!(
+                "proposal {zxid} holds no transaction of that zxid that this server understands"
+            ))
+        })?;
         let ticket = base.append(zxid, Arc::from(txn), ports);
         if !self.observer {
             self.acks.push_back((ticket, zxid));

@@ -104,10 +104,17 @@ impl Member {
     }
 
     /// A member of an ensemble; the state holds all of its log. Call [`Member::start`] next.
-    pub fn new(settings: Settings, members: Arc<Members>, epochs: Epochs, window: Window) -> Member {
+    /// `check` gives the zxid of a transaction that can be applied: no other gets into the log.
+    pub fn new(
+        settings: Settings,
+        members: Arc<Members>,
+        epochs: Epochs,
+        window: Window,
+        check: fn(&[u8]) -> Option<Zxid>,
+    ) -> Member {
         let election = Election::new(settings.me, settings.observer, members.clone(), settings.knobs);
         Member {
-            base: Base::new(settings, members, epochs, window),
+            base: Base { check, ..Base::new(settings, members, epochs, window) },
             election: Some(election),
             phase: Phase::Looking,
             since: MonoMs(0),
@@ -297,7 +304,9 @@ impl Member {
         let (after, epoch, leader) = (learner.is_live(), learner.epoch(), learner.leader);
         let state = if learner.observes() { PeerState::Observing } else { PeerState::Following };
         match done {
-            Err(why) => return self.end_role(&why, now, ports),
+            Err(Why(why)) => {
+                return self.end_role(&Why(format!("server {leader}, the leader: {why}")), now, ports);
+            }
             Ok(()) if after && !before => self.settled(state, leader, epoch, now),
             Ok(()) => {}
         }

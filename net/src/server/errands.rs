@@ -326,7 +326,9 @@ impl Errands {
         match spawned {
             Ok(_) => {
                 tracing::warn!(
-                    "this server's history is cut at {zxid}, below what it had applied: the state is loaded again"
+                    "the leader, server {}, cuts this server's history at {zxid}, below what it had applied: the state \
+                     is loaded again",
+                    server.zab().leader().unwrap_or_default()
                 );
                 self.loading = Some(Loading::Disk(done));
             }
