@@ -200,6 +200,7 @@ impl World {
         }
         for node in 0..self.nodes.len() {
             self.nodes[node].disk.clear_faults();
+            self.nodes[node].held = false;
             self.nodes[node].paused_until_us = 0;
             self.wake_core(node);
             for seat in 0..self.plan.shards {

@@ -10,8 +10,8 @@ use crate::plan::Plan;
 use engine::error::Code;
 use engine::ids::{SessionId, Zxid};
 use engine::proto::{
-    Acl, ConnectRequest, ConnectResponse, CreateRequest, Decoder, Encode, MultiHeader, Op, PathVersion,
-    PathWatch, ReplyHeader, RequestHeader, SetDataRequest, WatcherEvent, put_frame, xid,
+    Acl, ConnectRequest, ConnectResponse, CreateRequest, Decoder, Encode, Id, MultiHeader, Op, PathVersion,
+    PathWatch, ReplyHeader, RequestHeader, SetDataRequest, WatcherEvent, perm, put_frame, xid,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -357,10 +357,21 @@ fn cut_frame(input: &mut Vec<u8>) -> Option<Vec<u8>> {
     Some(frame[4..].to_vec())
 }
 
+/// Everybody may do nearly everything, but the lists differ from path to path.
+fn acl_of(path: &str) -> Vec<Acl> {
+    let mut all = vec![Acl::open()];
+    let n = path.bytes().map(u32::from).sum::<u32>() % 7;
+    if n > 0 {
+        all[0].perms = perm::READ | perm::WRITE | perm::CREATE | perm::DELETE;
+        all.push(Acl { perms: perm::ALL, id: Id::new("digest", &format!("u{n}:x")) });
+    }
+    all
+}
+
 fn put_request(xid: i32, what: &What, out: &mut Vec<u8>) {
     let header = |op: Op, out: &mut Vec<u8>| RequestHeader { xid, op: op.wire() }.encode(out);
     let create = |path: &str, data: &[u8], ephemeral: bool, out: &mut Vec<u8>| {
-        let acl = vec![Acl::open()];
+        let acl = acl_of(path);
         let flags = i32::from(ephemeral);
         CreateRequest { path: path.into(), data: Some(data), acl, flags, ttl: None }.encode(out);
     };

@@ -15,6 +15,7 @@ mod clock;
 mod dice;
 mod errands;
 mod journal;
+mod mutations;
 mod network;
 mod node;
 mod oracle;
@@ -22,6 +23,8 @@ mod plan;
 mod ports;
 mod recovery;
 mod runs;
+mod scenarios;
+mod script;
 mod seat;
 mod snapshots;
 mod trace;
@@ -51,6 +54,43 @@ fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     let hex = text.strip_prefix("0x").map(|h| u64::from_str_radix(h, 16));
     Some(hex.unwrap_or_else(|| text.parse()).unwrap_or_else(|e| panic!("{name}={text}: {e}")))
+}
+
+/// Over many runs.
+#[derive(Default, Debug)]
+#[allow(dead_code)] // Printed.
+struct Sum {
+    committed: u64,
+    acknowledged: u64,
+    replies: u64,
+    watches: u64,
+    epochs: u64,
+    kills: u64,
+    power_cuts: u64,
+    installs: u64,
+    rebuilds: u64,
+    snapshots: u64,
+    expired: u64,
+    stale_syncs: u64,
+    virtual_s: u64,
+}
+
+impl Sum {
+    fn add(&mut self, o: &Outcome) {
+        self.committed += o.committed as u64;
+        self.acknowledged += o.acked;
+        self.replies += o.replies;
+        self.watches += o.watches;
+        self.epochs += o.epochs as u64;
+        self.kills += o.stats.kills;
+        self.power_cuts += o.stats.power_cuts;
+        self.installs += o.stats.installs;
+        self.rebuilds += o.stats.rebuilds;
+        self.snapshots += o.stats.snapshots;
+        self.expired += o.expired;
+        self.stale_syncs += o.stale_syncs;
+        self.virtual_s += o.virtual_ms / 1000;
+    }
 }
 
 fn plan_of(seed: u64) -> Plan {
@@ -84,7 +124,7 @@ fn seeds() {
         None => (0..FIXED).chain((0..FRESH).map(|i| fresh + i)).collect(),
     };
     let (mut ran, mut failed) = (0u64, Vec::new());
-    let mut sum = (0usize, 0u64, 0usize, 0u64, 0u64);
+    let mut sum = Sum::default();
     for seed in seeds {
         if many.is_none() && began.elapsed().as_secs() > BUDGET_SECS {
             break;
@@ -92,13 +132,7 @@ fn seeds() {
         let played = play(plan_of(seed));
         ran += 1;
         match played {
-            Ok(o) => {
-                sum.0 += o.committed;
-                sum.1 += o.acked;
-                sum.2 += o.epochs;
-                sum.3 += o.stats.kills + o.stats.power_cuts;
-                sum.4 += o.virtual_ms;
-            }
+            Ok(o) => sum.add(&o),
             Err(text) if many.is_some() => {
                 let line = text.lines().rfind(|l| l.contains("seed 0x")).unwrap_or("").to_owned();
                 println!("FAILED {line}");
@@ -111,14 +145,8 @@ fn seeds() {
     }
     let secs = began.elapsed().as_secs_f64();
     println!(
-        "{ran} seeds (fresh from {fresh:#x}) in {secs:.1} s, {:.0} per minute: {} committed, {} writes acknowledged, \
-         {} epochs, {} deaths, {} s of virtual time",
-        ran as f64 / secs * 60.0,
-        sum.0,
-        sum.1,
-        sum.2,
-        sum.3,
-        sum.4 / 1000
+        "{ran} seeds (fresh from {fresh:#x}) in {secs:.1} s, {:.0} per minute: {sum:?}",
+        ran as f64 / secs * 60.0
     );
     assert!(failed.is_empty(), "failed seeds: {failed:#x?}");
 }

@@ -82,6 +82,8 @@ pub struct Node {
     pub stable: Truth,
     /// Gets no turn before.
     pub paused_until_us: u64,
+    /// Is not started by chance.
+    pub held: bool,
     /// One of the next operations of its disk fails.
     pub disk_fails: bool,
 }

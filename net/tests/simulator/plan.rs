@@ -119,7 +119,7 @@ impl Plan {
         }
     }
 
-    /// Without faults.
+    /// Without faults: for scripts.
     pub fn calm(seed: u64) -> Plan {
         let none = Rates {
             kill: 0,
@@ -140,6 +140,12 @@ impl Plan {
             tick_ms: 200,
             wire_us: 200,
             sync_us: 500,
+            clients: 3,
+            think_us: 5_000,
+            pipeline: 8,
+            session_ms: 4_000,
+            reach: Reach { entries: 100_000, bytes: 1 << 30 },
+            snapshot_every: 300,
             ..Plan::of(seed)
         }
     }

@@ -133,7 +133,7 @@ pub fn who_serves(world: &World) -> String {
         .map(|n| match &n.running {
             None => format!("[{}: down] ", n.id),
             Some(r) => format!(
-                "[{}: {:?}, open {}, draining {}, applied {} of {}, epochs {:?}, seats {:?}] ",
+                "[{}: {:?}, open {}, draining {}, applied {} of {}, epochs {:?}, {} queued, seats {:?}] ",
                 n.id,
                 r.server.role(),
                 r.server.is_open(),
@@ -141,6 +141,7 @@ pub fn who_serves(world: &World) -> String {
                 r.server.db().last(),
                 r.server.zab().last_logged(),
                 r.server.zab().epochs(),
+                r.server.gauges().queued,
                 r.seats.iter().map(crate::seat::Seat::figures).collect::<Vec<_>>()
             ),
         })

@@ -138,6 +138,7 @@ impl World {
                 running: None,
                 stable: Truth::default(),
                 paused_until_us: 0,
+                held: false,
                 disk_fails: false,
             })
             .collect();
@@ -237,7 +238,8 @@ impl World {
             Ev::EndAtClient { conn } => self.end_at_client(conn),
             Ev::Client { client } => self.client_event(client),
             Ev::Start { node, life } => {
-                if self.nodes[node].life == life && self.nodes[node].running.is_none() {
+                let n = &self.nodes[node];
+                if n.life == life && n.running.is_none() && !n.held {
                     self.start(node);
                 }
             }

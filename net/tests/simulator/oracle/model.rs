@@ -4,7 +4,7 @@
 //! its own horizon. Invariant: closing a session removes exactly its ephemerals.
 
 use engine::ids::{SessionId, Zxid};
-use engine::proto::{Decoder, EventKind};
+use engine::proto::{Acl, Decoder, EventKind};
 use engine::txn::{Txn, TxnBody};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +16,7 @@ pub struct Version {
     pub czxid: Zxid,
     pub mzxid: Zxid,
     pub owner: i64,
+    pub acl: Vec<Acl>,
 }
 
 /// A session's life.
@@ -124,7 +125,7 @@ impl Model {
 
     fn one(&mut self, zxid: Zxid, session: SessionId, body: &TxnBody<'_>) {
         match body {
-            TxnBody::Create { path, data, ephemeral, .. } => {
+            TxnBody::Create { path, data, ephemeral, acl, .. } => {
                 assert!(self.at(path, zxid).is_none(), "{zxid} creates {path}, which is there");
                 let owner = if *ephemeral { session.0 } else { 0 };
                 if *ephemeral {
@@ -135,7 +136,8 @@ impl Model {
                     self.owned.entry(session).or_default().insert(path.to_string());
                 }
                 let data = data.unwrap_or_default().to_vec();
-                let made = Version { data, version: 0, czxid: zxid, mzxid: zxid, owner };
+                let acl = acl.clone();
+                let made = Version { data, version: 0, czxid: zxid, mzxid: zxid, owner, acl };
                 self.put(zxid, path, Some(made), EventKind::NodeCreated);
             }
             TxnBody::Delete { path, .. } => {

@@ -61,6 +61,10 @@ impl State {
             assert_eq!(stat.ephemeral_owner, v.owner, "{}: owner of {path}", node + 1);
             expected += 1;
         }
+        for (path, v) in model.latest() {
+            let acl = view.get(path).map(|n| n.acl().to_vec());
+            assert_eq!(acl.as_deref(), Some(v.acl.as_slice()), "{}: the ACL of {path}", node + 1);
+        }
         let mut found = 0;
         let mut at = vec!["/".to_owned()];
         while let Some(p) = at.pop() {

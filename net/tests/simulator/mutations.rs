@@ -1,0 +1,53 @@
+//! That the checks see what they are for: the driver breaks one rule, and the scenario of the bug that this once was fails.
+
+use crate::plan::{Breach, Plan};
+use crate::scenarios::{
+    by_log, by_snapshot, cut_after_a_restart, joining_under_load, snapshot_without_its_leader,
+    snapshots_of_a_tail,
+};
+use crate::script::scene_once;
+use crate::world::World;
+
+/// Worlds in which a broken rule has to show at least once.
+const TRIES: u64 = 12;
+
+fn shows(breach: Breach, shape: fn(Plan) -> Plan, script: fn(&mut World)) {
+    let mut first = None;
+    for seed in 0..TRIES {
+        // The rule kept: the same world holds.
+        let kept = scene_once(seed, shape, script);
+        assert!(kept.is_ok(), "without the breach: {}", kept.err().unwrap_or_default());
+        let broken = scene_once(seed, |p| Plan { breach, ..shape(p) }, script);
+        if let Err(text) = broken {
+            first = text.lines().rfind(|l| l.contains("seed 0x")).map(str::to_owned);
+            break;
+        }
+    }
+    let Some(line) = first else { panic!("{breach:?}: nothing noticed it in {TRIES} worlds") };
+    println!("{breach:?}: {line}");
+}
+
+#[test]
+fn tickets_reported_early_are_noticed() {
+    shows(Breach::EarlyTickets, |p| p, joining_under_load);
+}
+#[test]
+fn epochs_ahead_of_the_log_are_noticed() {
+    shows(Breach::EpochsFirst, |p| Plan { sync_us: 5_000, ..by_log(p) }, joining_under_load);
+}
+#[test]
+fn a_snapshot_that_never_reached_the_disk_is_noticed() {
+    shows(Breach::InstallWithoutFile, by_snapshot, snapshot_without_its_leader);
+}
+#[test]
+fn cuts_that_were_not_logged_are_noticed() {
+    shows(Breach::NoTruncateMark, |p| p, cut_after_a_restart);
+}
+#[test]
+fn a_stream_without_sessions_is_noticed() {
+    shows(Breach::SnapWithoutSessions, by_snapshot, snapshot_without_its_leader);
+}
+#[test]
+fn snapshots_of_what_is_not_committed_are_noticed() {
+    shows(Breach::SnapshotsAnyTime, |p| Plan { snapshot_every: 1, ..p }, snapshots_of_a_tail);
+}
