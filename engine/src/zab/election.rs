@@ -398,7 +398,8 @@ impl Election {
         hunt.finalize_at = None;
         hunt.candidate_lost = false;
         hunt.look_again = true;
-        if votes && hunt.initial != Vote::NOBODY && hunt.initial.zxid != Zxid::MAX {
+        // Who votes only after the reconfiguration under way may not stand yet, but has a say.
+        if votes && proposal != Vote::NOBODY && hunt.initial.zxid != Zxid::MAX {
             let own =
                 Heard { vote: proposal, round, state: PeerState::Looking, version: Notification::VERSION };
             hunt.votes.insert(self.me, own);
@@ -514,7 +515,10 @@ impl Election {
             None => false,
         };
         let with = |id| votes.get(&id).is_some_and(|v| v.agrees(heard));
-        (leads && self.quorum(with)).then(|| self.voters().filter(|&id| with(id)).collect())
+        // A reconfiguration that only we have seen must not keep us from a leader that others follow: it knows better, and
+        // whether it has its quorums is for it to see.
+        let followed = if leader == self.me { self.quorum(with) } else { self.current.quorum(with) };
+        (leads && followed).then(|| self.voters().filter(|&id| with(id)).collect())
     }
 
     /// Decides if a quorum wants what we want and nothing better is to be expected.

@@ -271,8 +271,7 @@ impl Leader {
         let me = base.settings.me;
         let whole = base.durable_zxid() >= self.history_end;
         let taken = |id| {
-            (id == me && whole)
-                || self.peers.values().any(|p| p.id == id && !p.observer && p.step >= Step::Taken)
+            (id == me && whole) || self.peers.values().any(|p| p.id == id && p.voter && p.step >= Step::Taken)
         };
         if !base.quorum(taken) {
             return Ok(());
@@ -400,7 +399,7 @@ impl Leader {
                     put_packet(ports.out(link), Kind::Ping, last, None);
                 }
             }
-            let idle = !peer.voter || peer.acked >= base.window.before(peer.cursor);
+            let idle = !peer.voter || peer.observer || peer.acked >= base.window.before(peer.cursor);
             if idle || peer.step < Step::Taken {
                 peer.progress_at = now;
             }
@@ -428,11 +427,14 @@ impl Leader {
     fn check_quorum(&self, base: &Base, now: Option<MonoMs>) -> Handled {
         let me = base.settings.me;
         let limit = base.settings.sync_ms();
+        // An observer that is to vote does not acknowledge proposals yet; for what it has taken over its word is good.
+        let established = self.stage == Stage::Broadcast;
         let follows = |id| {
             id == me
                 || self.peers.values().any(|p| {
                     p.id == id
                         && p.voter
+                        && !(p.observer && established)
                         && p.step > Step::AckEpoch
                         && now.is_none_or(|now| now.since(p.heard_at) <= limit)
                 })

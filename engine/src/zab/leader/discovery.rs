@@ -51,7 +51,7 @@ impl Leader {
             )));
         }
         let observer = p.kind == Kind::ObserverInfo;
-        let voter = !observer && base.votes(id);
+        let voter = base.votes(id);
         // Whoever connects again has given up its former link.
         let former: Vec<LinkId> = self
             .peers
@@ -169,7 +169,7 @@ impl Leader {
         for (link, last) in due {
             // A learner that could not elect counts from here on.
             let Some(peer) = self.peers.get_mut(&link) else { continue };
-            peer.voter = !peer.observer && base.votes(peer.id);
+            peer.voter = base.votes(peer.id);
             peer.heard_at = now;
             self.begin(base, link, last, ports);
         }
