@@ -29,6 +29,10 @@ fn txn(zxid: Zxid, op: Op, body: &str) -> Arc<[u8]> {
     out.into()
 }
 
+fn zxid_of(txn: &[u8]) -> Option<Zxid> {
+    Some(Zxid(u64::from_be_bytes(txn.get(12..20)?.try_into().ok()?)))
+}
+
 /// What a member survives a crash with, and what it has asked for.
 #[derive(Default)]
 struct Ports {
@@ -48,8 +52,7 @@ impl Persistence for Ports {
         self.ticket = ticket;
         match what {
             Persist::Append(txn) => {
-                let zxid = u64::from_be_bytes(txn[12..20].try_into().unwrap());
-                self.log.push((Zxid(zxid), txn.into()));
+                self.log.push((zxid_of(txn).unwrap(), txn.into()));
             }
             Persist::Mark(engine::zab::Mark::Truncate(to)) => self.log.retain(|(z, _)| *z <= to),
             Persist::Mark(_) => panic!("nobody needs a snapshot here"),
@@ -142,7 +145,7 @@ impl Net {
             }
         }
         node.applied = node.ports.log.clone();
-        let mut member = Member::new(settings, Arc::new(members), node.ports.epochs, window);
+        let mut member = Member::new(settings, Arc::new(members), node.ports.epochs, window, zxid_of);
         member.allow_reconfig(seen);
         node.ports = Ports {
             log: std::mem::take(&mut node.ports.log),
