@@ -5,12 +5,16 @@ mod common;
 
 use common::{Client, create, get, new_session};
 use engine::error::Code;
-use engine::ids::Zxid;
+use engine::ids::{ServerId, SessionId, Zxid};
 use engine::limits::Limits;
 use engine::proto::{Acl, ConnectRequest, ConnectResponse, CreateRequest, Encode, Op};
-use net::embed::{Cluster, Options, ask};
+use engine::session::password;
+use engine::zab::members::Members;
+use net::config::EnsembleConfig;
+use net::embed::{Cluster, Options, Server, ask};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -268,4 +272,63 @@ fn words_tell_of_the_ensemble() {
     let (_, membership) = text.split_once("\npeerType=0\nmembership: \n").expect("its place is told");
     assert!(membership.starts_with("server.1=127.0.0.1:") && membership.ends_with("\nversion=0"), "{text}");
     cluster.stop().unwrap();
+}
+
+#[test]
+fn a_follower_serves_observers() {
+    let port = 20_000 + (std::process::id() % 20_000) as u16;
+    // One port for all, so each has an address of its own.
+    let line = |i: u16, role: &str| {
+        let (quorum, election) = (port + 1, port + 2);
+        format!("server.{i}=127.0.0.{}:{quorum}:{election}:{role}\n", 10 + i)
+    };
+    let lines = [line(1, "participant"), line(2, "participant"), line(3, "participant"), line(4, "observer")];
+    let members = Arc::new(Members::parse(&lines.concat()).unwrap());
+    let start = |id: i64| {
+        let ensemble = EnsembleConfig {
+            observer_master_port: port,
+            ..EnsembleConfig::local(ServerId(id), members.clone())
+        };
+        let limits = Limits { words: None, max_client_connections: 0, ..Limits::default() };
+        let options = Options { ensemble: Some(ensemble), limits: Some(limits), ..Options::default() };
+        Server::start(options).unwrap()
+    };
+    let mut servers: BTreeMap<i64, Server> = (1..=4).map(|id| (id, start(id))).collect();
+    let says = |s: &Server, w: &str, wanted: &str| ask(s.client_addr(), w).is_ok_and(|t| t.contains(wanted));
+    let serving = |servers: &BTreeMap<i64, Server>| {
+        until("a follower has an observer", || {
+            let followers = servers.iter().filter(|(_, s)| says(s, "srvr", "Mode: follower"));
+            followers.map(|(id, _)| *id).find(|id| says(&servers[id], "mntr", "zk_synced_observers\t1\n"))
+        })
+    };
+    let connect =
+        |s: &Server| until("it takes clients", || Client::open(s.client_port(), &new_session()).ok());
+    let first = serving(&servers);
+    let leader = servers.values().find(|s| says(s, "srvr", "Mode: leader")).unwrap();
+    assert!(says(leader, "mntr", "zk_synced_observers\t0\n"), "the leader has none");
+    assert!(says(&servers[&4], "srvr", "Mode: observer"));
+
+    let (mut c, session) = connect(&servers[&4]);
+    assert_eq!(create(&mut c, "/by-observer", b"x").err, Code::OK);
+    assert_eq!(create_ephemeral(&mut c, "/owned"), Code::OK);
+    sync(&mut c);
+    // A session moves there and back; both servers ask the leader, one of them through the other.
+    let (mut at_follower, same) = Client::open(servers[&first].client_port(), &back(&session)).unwrap();
+    assert_eq!(same.session, session.session);
+    assert_eq!(create(&mut at_follower, "/by-follower", b"").err, Code::OK);
+    let (mut c, same) = Client::open(servers[&4].client_port(), &back(&session)).unwrap();
+    assert_eq!(same.session, session.session);
+    sync(&mut c);
+    assert_eq!(get(&mut c, "/by-follower").0.err, Code::OK);
+    let unknown =
+        ConnectRequest { session: SessionId(77), password: Some(&password(SessionId(77))), ..new_session() };
+    assert_eq!(Client::open(servers[&4].client_port(), &unknown).unwrap().1.timeout_ms, 0);
+
+    // Without that follower the observer finds another.
+    servers.remove(&first).unwrap().stop().unwrap();
+    assert_ne!(serving(&servers), first);
+    let (mut c, _) = connect(&servers[&4]);
+    sync(&mut c);
+    assert_eq!(create(&mut c, "/later", b"").err, Code::OK);
+    assert_eq!(get(&mut c, "/by-observer").1.as_deref(), Some(&b"x"[..]));
 }

@@ -7,7 +7,7 @@
 //! - what is kept is bounded: [`Learning::has_room`].
 
 use super::telling::{Item, Waits};
-use crate::ids::{ConnId, SessionId};
+use crate::ids::{ConnId, LinkId, SessionId};
 use crate::msg::Connect;
 use crate::proto::{Decoder, Op};
 use crate::txn::TxnHeader;
@@ -37,13 +37,22 @@ enum Wait {
     Local(Item),
 }
 
+/// Who waits for an answer of the leader.
+#[derive(Debug)]
+pub(super) enum Asker<T> {
+    /// A client here.
+    Client(T),
+    /// An observer that this server serves in the leader's place.
+    Observer(LinkId),
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Learning {
     sessions: HashMap<SessionId, VecDeque<Wait>>,
-    /// Sessions of the forwarded syncs, in the order in which the leader will answer.
-    syncs: VecDeque<SessionId>,
-    asked: HashMap<SessionId, VecDeque<Connect>>,
+    /// The forwarded syncs, in the order in which the leader will answer.
+    syncs: VecDeque<Asker<SessionId>>,
+    asked: HashMap<SessionId, VecDeque<Asker<Connect>>>,
     entries: usize,
     bytes: usize,
 }
@@ -73,7 +82,10 @@ impl Learning {
     }
     pub fn sync(&mut self, session: SessionId, item: Item, bytes: usize) {
         self.push(session, Wait::Sync { item, bytes });
-        self.syncs.push_back(session);
+        self.syncs.push_back(Asker::Client(session));
+    }
+    pub fn relayed_sync(&mut self, link: LinkId) {
+        self.syncs.push_back(Asker::Observer(link));
     }
     /// Something answered here: comes back when nothing stands before it.
     pub fn local(&mut self, session: SessionId, _conn: ConnId, item: Item) -> Option<Item> {
@@ -103,7 +115,7 @@ impl Learning {
     }
 
     /// The leader has answered the oldest sync: whose is it?
-    pub fn next_sync(&mut self) -> Option<SessionId> {
+    pub fn next_sync(&mut self) -> Option<Asker<SessionId>> {
         self.syncs.pop_front()
     }
 
@@ -150,11 +162,16 @@ impl Learning {
 
     /// The leader is asked whether a session lives; the client waits.
     pub fn ask(&mut self, c: Connect) {
-        self.asked.entry(c.session).or_default().push_back(c);
+        self.asked.entry(c.session).or_default().push_back(Asker::Client(c));
         self.entries += 1;
     }
-    /// The oldest client that waits for an answer about this session.
-    pub fn answered(&mut self, session: SessionId) -> Option<Connect> {
+    /// The same for an observer.
+    pub fn relayed_ask(&mut self, session: SessionId, link: LinkId) {
+        self.asked.entry(session).or_default().push_back(Asker::Observer(link));
+        self.entries += 1;
+    }
+    /// The oldest that waits for an answer about this session.
+    pub fn answered(&mut self, session: SessionId) -> Option<Asker<Connect>> {
         let queue = self.asked.get_mut(&session)?;
         let c = queue.pop_front()?;
         if queue.is_empty() {

@@ -7,7 +7,7 @@
 //! - the state is replaced only while no shard reads it.
 
 use super::Server;
-use super::learning::Learning;
+use super::learning::{Asker, Learning};
 use super::telling::{Item, Waits};
 use crate::ids::{LinkId, ServerId, SessionId, Zxid};
 use crate::msg::{Act, Connect, Request, Target};
@@ -184,6 +184,18 @@ impl Server {
                     .push_back(Need::Say(format!("{verb} server {leader}, from {}", self.zab.committed())));
                 self.begin(self.zab.committed(), None, now);
             }
+            Event::Request { link, session, cxid, op, body, ids } if self.zab.relayed().is_some() => {
+                self.pass_on(Forwarded { link, session, cxid, op, body, ids }, out);
+            }
+            Event::Revalidate { link, session, timeout_ms } if self.zab.relayed().is_some() => {
+                self.learning.relayed_ask(session, link);
+                self.zab.revalidate(session, timeout_ms, out);
+            }
+            Event::Heard { sessions, .. } if self.zab.relayed().is_some() => {
+                for (id, timeout_ms) in sessions {
+                    self.zab.touch(id, timeout_ms);
+                }
+            }
             Event::Request { link, session, cxid, op, body, ids } => {
                 self.take_forwarded(Forwarded { link, session, cxid, op, body, ids }, now, out);
             }
@@ -202,12 +214,12 @@ impl Server {
             Event::Dropped { who, why } => {
                 self.needs.push_back(Need::Warn(format!("the link to {who} is closed: {why}")))
             }
-            Event::Revalidated { session, valid } => self.revalidated(session, valid, now),
-            Event::Synced { behind } => {
-                if let Some(session) = self.learning.next_sync() {
-                    self.control_behind(behind, Item::SyncDone { session });
-                }
-            }
+            Event::Revalidated { session, valid } => self.revalidated(session, valid, now, out),
+            Event::Synced { behind } => match self.learning.next_sync() {
+                Some(Asker::Client(session)) => self.control_behind(behind, Item::SyncDone { session }),
+                Some(Asker::Observer(link)) => self.zab.relay_sync(link, behind),
+                None => {}
+            },
             Event::Install { link, zxid } => self.needs.push_back(Need::Install { link, zxid }),
             Event::Rebuild { zxid } => self.needs.push_back(Need::Rebuild { zxid }),
             Event::Members => self.members_changed = true,
@@ -397,8 +409,29 @@ impl Server {
         self.learning.ask(Connect { password: c.password, ..*c });
     }
 
-    fn revalidated(&mut self, session: SessionId, valid: bool, now: Now) {
-        let Some(c) = self.learning.answered(session) else { return };
+    /// A request of an observer that is served here: the leader orders it.
+    fn pass_on(&mut self, f: Forwarded, out: &mut dyn Ports) {
+        let waits = self.zab.leader_link().map_or(0, |link| out.out(link).len());
+        if waits > FORWARDED_BYTES_MAX {
+            out.close(f.link);
+            self.needs.push_back(Need::Warn(
+                "an observer asks for more than the leader takes: its link is closed".into(),
+            ));
+            return;
+        }
+        if f.op == Op::Sync.wire() {
+            self.learning.relayed_sync(f.link);
+        }
+        let Forwarded { session, cxid, op, body, ids, .. } = &f;
+        self.zab.forward(&Forward { session: *session, cxid: *cxid, op: *op, body, ids }, out);
+    }
+
+    fn revalidated(&mut self, session: SessionId, valid: bool, now: Now, out: &mut dyn Ports) {
+        let c = match self.learning.answered(session) {
+            Some(Asker::Client(c)) => c,
+            Some(Asker::Observer(link)) => return self.zab.answer(link, session, valid, out),
+            None => return,
+        };
         let granted = if valid {
             self.tracker.add(session, c.timeout_ms, now.mono);
             self.tracker.attach(session, c.conn, c.timeout_ms, now.mono)

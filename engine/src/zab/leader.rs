@@ -39,6 +39,8 @@ enum Stage {
     Sync { current: Ticket },
     /// Established.
     Broadcast,
+    /// A follower that serves observers: what is committed comes from its leader.
+    Relay { leader: ServerId },
 }
 
 /// How far a learner has come.
@@ -132,6 +134,11 @@ impl Leader {
             activated: None,
             retires_at: None,
         }
+    }
+
+    /// What a follower is to observers.
+    pub fn relay(base: &Base, leader: ServerId, epoch: u32, now: MonoMs) -> Leader {
+        Leader { stage: Stage::Relay { leader }, epoch, ..Leader::new(base, now) }
     }
 
     pub fn epoch(&self) -> u32 {
@@ -259,8 +266,10 @@ impl Leader {
             self.begin_due(base, now, ports)?;
             self.establish(base, now)?;
         }
-        if self.stage == Stage::Broadcast {
+        if matches!(self.stage, Stage::Broadcast | Stage::Relay { .. }) {
             self.begin_due(base, now, ports)?;
+        }
+        if self.stage == Stage::Broadcast {
             self.advance_commit(base, now);
         }
         Ok(())
@@ -449,7 +458,7 @@ impl Leader {
     fn check_patience(&self, base: &Base, heard_looking: bool, now: MonoMs) -> Handled {
         let waited = now.since(self.since);
         let limit = match self.stage {
-            Stage::Broadcast => return Ok(()),
+            Stage::Broadcast | Stage::Relay { .. } => return Ok(()),
             Stage::Epoch | Stage::AckEpoch { .. } => {
                 base.settings.init_ms().min(DISCOVERY_MS.max(2 * base.settings.tick_ms))
             }

@@ -81,9 +81,11 @@ enum Phase {
 /// See the module.
 #[derive(Debug)]
 pub struct Member {
-    base: Base,
+    pub(super) base: Base,
     election: Option<Election>,
     phase: Phase,
+    /// Serves observers while this server follows.
+    pub(super) relay: Option<Box<Leader>>,
     /// When the present phase began.
     since: MonoMs,
     /// Voters that have no history, as far as they said.
@@ -98,6 +100,7 @@ impl Member {
             base: Base::new(settings, members, Epochs::default(), window),
             election: None,
             phase: Phase::Alone,
+            relay: None,
             since: MonoMs(0),
             blank: BTreeSet::new(),
         }
@@ -117,6 +120,7 @@ impl Member {
             base: Base { check, ..Base::new(settings, members, epochs, window) },
             election: Some(election),
             phase: Phase::Looking,
+            relay: None,
             since: MonoMs(0),
             blank: BTreeSet::new(),
         }
@@ -141,6 +145,7 @@ impl Member {
             Phase::Alone | Phase::Looking => {}
         }
         ports.listen(false);
+        self.close_relay(ports);
         self.since = now;
         let lasting = |e: &Event| matches!(e, Event::Dropped { .. } | Event::Looking { .. } | Event::Members);
         self.base.events.retain(lasting);
@@ -307,7 +312,12 @@ impl Member {
             Err(Why(why)) => {
                 return self.end_role(&Why(format!("server {leader}, the leader: {why}")), now, ports);
             }
-            Ok(()) if after && !before => self.settled(state, leader, epoch, now),
+            Ok(()) if after && !before => {
+                self.settled(state, leader, epoch, now);
+                if state == PeerState::Following {
+                    self.open_relay(leader, epoch, now, ports);
+                }
+            }
             Ok(()) => {}
         }
         self.refresh();
@@ -363,7 +373,10 @@ impl Member {
             Phase::Leader(_) => {
                 self.with_leader(now, ports, |l, base, ports| l.tick(base, looking, now, ports))
             }
-            Phase::Learner(_) => self.with_learner(now, ports, |l, base, ports| l.tick(base, now, ports)),
+            Phase::Learner(_) => {
+                self.with_learner(now, ports, |l, base, ports| l.tick(base, now, ports));
+                self.relay_tick(now, ports);
+            }
             Phase::Alone | Phase::Looking => {}
         }
     }
@@ -376,7 +389,8 @@ impl Member {
             Phase::Learner(l) => Some(l.next_deadline(&self.base)),
             Phase::Alone | Phase::Looking => None,
         };
-        election.into_iter().chain(role).min()
+        let relay = self.relay.as_ref().map(|r| r.next_deadline());
+        election.into_iter().chain(role).chain(relay).min()
     }
 
     /// An election message (payload without its length). Garbage is told back, for the log.
@@ -412,7 +426,10 @@ impl Member {
     pub fn link_accepted(&mut self, link: LinkId, name: String, now: MonoMs, ports: &mut dyn Ports) {
         match &mut self.phase {
             Phase::Leader(l) => l.accepted(link, name, now),
-            _ => ports.close(link),
+            _ => match &mut self.relay {
+                Some(relay) => relay.accepted(link, name, now),
+                None => ports.close(link),
+            },
         }
     }
     /// The link to the leader is there.
@@ -437,6 +454,7 @@ impl Member {
             Phase::Learner(l) if l.link == link => {
                 self.with_learner(now, ports, |l, base, _| l.link_down(base, why, now));
             }
+            Phase::Learner(_) => self.relay_down(link),
             _ => {}
         }
     }
@@ -451,6 +469,7 @@ impl Member {
                 Phase::Leader(_) => {}
                 Phase::Learner(l) if l.link == link && !l.is_loading() => {}
                 Phase::Learner(l) if l.link == link => return used,
+                Phase::Learner(_) if self.relays_to(link) => {}
                 _ => return bytes.len(),
             }
             match wire::parse(&bytes[used..], max) {
@@ -465,6 +484,7 @@ impl Member {
                         Phase::Leader(_) => {
                             self.with_leader(now, ports, |l, base, ports| l.garbage(base, link, &why, ports));
                         }
+                        _ if self.relays_to(link) => self.relay_packet(link, Err(&why), now, ports),
                         _ => self.with_learner(now, ports, |_, _, _| Err(why)),
                     }
                     return bytes.len();
@@ -478,6 +498,7 @@ impl Member {
             Phase::Leader(_) => {
                 self.with_leader(now, ports, |l, base, ports| l.packet(base, link, p, now, ports))
             }
+            _ if self.relays_to(link) => self.relay_packet(link, Ok(p), now, ports),
             _ => self.with_learner(now, ports, |l, base, ports| l.packet(base, p, now, ports)),
         }
     }
@@ -485,6 +506,7 @@ impl Member {
     /// Fills the learners' buffers, as far as there is room in them. Call once per turn, before they are sent.
     pub fn pump(&mut self, now: MonoMs, ports: &mut dyn Ports) {
         self.with_leader(now, ports, |l, base, ports| l.pump(base, now, ports));
+        self.relay_pump(now, ports);
     }
 
     /// The next committed transaction, to be applied now.
@@ -520,10 +542,15 @@ impl Member {
     /// Leader: whether that learner still waits for a stream.
     pub fn awaits_stream(&self, link: LinkId) -> bool {
         matches!(&self.phase, Phase::Leader(l) if l.awaits_stream(link))
+            || self.relay.as_ref().is_some_and(|r| r.awaits_stream(link))
     }
     /// Leader: the stream is complete in the link's buffer.
     pub fn stream_ended(&mut self, link: LinkId, zxid: Zxid, now: MonoMs, ports: &mut dyn Ports) {
         self.with_leader(now, ports, |l, base, ports| l.stream_ended(base, link, zxid, now, ports));
+        if let Some(relay) = &mut self.relay {
+            let done = relay.stream_ended(&mut self.base, link, zxid, now, ports);
+            debug_assert!(done.is_ok(), "observers have no vote");
+        }
     }
 
     /// Learner: the link that carries a stream which the driver reads, or that waits until it has rebuilt the state.

@@ -16,6 +16,7 @@ mod member;
 pub mod members;
 mod reconfig;
 mod record;
+mod relay;
 mod window;
 pub mod wire;
 
@@ -62,6 +63,8 @@ pub trait Links {
     fn dial(&mut self, to: ServerId) -> LinkId;
     /// Whether learners may connect: a leader listens, others refuse.
     fn listen(&mut self, on: bool);
+    /// Whether observers may connect to this server, which follows. Without such a port nothing happens.
+    fn listen_for_observers(&mut self, _on: bool) {}
     /// What is still to be sent on a link: append to it. Of a link that is gone, a buffer that nobody sends.
     fn out(&mut self, link: LinkId) -> &mut Vec<u8>;
     /// Closes a link behind what was appended to it so far, as far as the peer takes that without delay.

@@ -51,6 +51,8 @@ pub struct EnsembleConfig {
     /// Peers are told every address of the own line, which servers before 3.6 do not understand
     /// (`multiAddress.enabled`).
     pub multi_address: bool,
+    /// Where voters that follow serve observers, and observers look for them (`observerMasterPort`); 0: nowhere.
+    pub observer_master_port: u16,
 }
 
 impl EnsembleConfig {
@@ -70,6 +72,7 @@ impl EnsembleConfig {
             cnx_timeout_ms: CNX_TIMEOUT_MS,
             quorum_listen_on_all_ips: false,
             multi_address: false,
+            observer_master_port: 0,
         }
     }
 }
@@ -86,6 +89,7 @@ pub struct EnsembleDraft {
     pub cnx_timeout_ms: Option<u64>,
     pub listen_on_all_ips: bool,
     pub multi_address: bool,
+    pub observer_master_port: u16,
     /// `peerType=observer`, and its line.
     pub observer: Option<usize>,
     /// `group.N=a:b:c`.
@@ -110,6 +114,10 @@ pub fn connect_limit(d: &mut Draft, e: &Entry) -> Done {
 }
 pub fn epoch_wait(d: &mut Draft, e: &Entry) -> Done {
     d.ensemble.epoch_wait_ms = u64::try_from(values::int(&e.value, -1, INT_MAX)?).ok();
+    Ok(())
+}
+pub fn observer_master_port(d: &mut Draft, e: &Entry) -> Done {
+    d.ensemble.observer_master_port = values::int(&e.value, 0, 65_535)? as u16;
     Ok(())
 }
 pub fn peer_type(d: &mut Draft, e: &Entry) -> Done {
@@ -213,6 +221,7 @@ pub fn resolve(
         cnx_timeout_ms: e.cnx_timeout_ms.unwrap_or(CNX_TIMEOUT_MS),
         quorum_listen_on_all_ips: e.listen_on_all_ips,
         multi_address: e.multi_address,
+        observer_master_port: e.observer_master_port,
     }))
 }
 

@@ -124,7 +124,7 @@ pub const KEYS: &[Key] = &[
     warned("electionAlg", Form::Int(3, 3), &["3"], ENSEMBLE),
     honoured("leaderServes", |d, e| values::yes_no(&e.value).map(|b| d.limits.leader_serves = b)),
     warned("syncEnabled", Form::Bool, &["true"], ENSEMBLE),
-    warned("observerMasterPort", PORT, &["0"], ENSEMBLE),
+    honoured("observerMasterPort", ensemble::observer_master_port),
     warned("observer.*", Form::Text, &[], PACE),
     // On a lone server every session is known to all.
     honoured("localSessionsEnabled", |d, e| flag(e).map(|b| d.limits.local_sessions = b)),

@@ -88,6 +88,7 @@ fn sample(name: &str) -> &'static str {
         "4lw.commands.whitelist" => "ruok, mntr",
         "readonlymode.enabled" | "enforceQuota" | "extendedTypesEnabled" | "reconfigEnabled" => "true",
         "localSessionsEnabled" | "localSessionsUpgradingEnabled" => "true",
+        "observerMasterPort" => "2191",
         "skipACL" => "yes",
         "DigestAuthenticationProvider.superDigest" => "super:D/InIHSb7yEEbrWz8b9l71RjZJU=",
         "znode.container.checkIntervalMs" => "100",

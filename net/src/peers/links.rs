@@ -30,6 +30,8 @@ const KEPT_BYTES: usize = 1 << 20;
 /// last. A leader opens its port a moment after its followers have elected it.
 const TRIES: u32 = 5;
 const TRIES_MS: u64 = 500;
+/// So long an observer tries only voters that follow; then the leader as well, ms.
+const MASTERS_MS: u64 = 1_000;
 const PAUSE_MS: (u64, u64) = (5, 100);
 /// Links that were closed and wait for the peer to end, too.
 const ENDING_MAX: usize = 64;
@@ -127,6 +129,9 @@ pub(super) struct Links {
     limits: LinkLimits,
     /// Quorum ports.
     members: BTreeMap<ServerId, Vec<Target>>,
+    /// Ports for observers, of voters that may serve this server in the leader's place; in the order in which they are
+    /// tried.
+    masters: Vec<(ServerId, Vec<Target>)>,
     links: BTreeMap<LinkId, Link>,
     tokens: BTreeMap<Token, LinkId>,
     ending: Vec<Ending>,
@@ -140,6 +145,7 @@ impl Links {
         Links {
             limits,
             members: BTreeMap::new(),
+            masters: Vec::new(),
             links: BTreeMap::new(),
             tokens: BTreeMap::new(),
             ending: Vec::new(),
@@ -150,6 +156,26 @@ impl Links {
 
     pub(super) fn set_members(&mut self, members: BTreeMap<ServerId, Vec<Target>>) {
         self.members = members;
+    }
+
+    /// `me` spreads the observers over them.
+    pub(super) fn set_masters(&mut self, mut masters: Vec<(ServerId, Vec<Target>)>, me: ServerId) {
+        if !masters.is_empty() {
+            let first = me.0.rem_euclid(masters.len() as i64) as usize;
+            masters.rotate_left(first);
+        }
+        self.masters = masters;
+    }
+
+    /// Where a learner of that leader connects: an observer to a voter that follows, if there is one in time.
+    fn targets(&self, leader: ServerId, tried_ms: u64) -> Vec<Target> {
+        let masters =
+            self.masters.iter().filter(|(id, _)| *id != leader).flat_map(|(_, at)| at.iter().cloned());
+        let mut targets: Vec<Target> = masters.collect();
+        if targets.is_empty() || tried_ms >= MASTERS_MS {
+            targets.extend(self.members.get(&leader).cloned().unwrap_or_default());
+        }
+        targets
     }
 
     fn add(&mut self, state: State, peer: Option<SocketAddr>) -> LinkId {
@@ -197,6 +223,10 @@ impl Links {
 
     /// Goes on with a dial. `true`: the link is up now.
     fn drive_dial(&mut self, id: LinkId, tools: &mut Tools) -> bool {
+        let next = match self.links.get(&id).map(|l| &l.state) {
+            Some(State::Dialling(d)) if d.attempt.is_none() => self.targets(d.to, tools.now.since(d.began)),
+            _ => Vec::new(),
+        };
         let Some(link) = self.links.get_mut(&id) else { return false };
         let State::Dialling(dial) = &mut link.state else { return false };
         let attempt = match &mut dial.attempt {
@@ -207,9 +237,8 @@ impl Links {
                 self.tokens.insert(token, id);
                 dial.tries += 1;
                 let left = self.limits.dial_limit_ms.saturating_sub(tools.now.since(dial.began));
-                let targets = self.members.get(&dial.to).cloned().unwrap_or_default();
                 let timeout = self.limits.connect_timeout_ms.min(left).max(1);
-                dial.attempt.insert(Attempt::new(token, targets, timeout))
+                dial.attempt.insert(Attempt::new(token, next, timeout))
             }
         };
         let token = attempt.token();
@@ -223,7 +252,8 @@ impl Links {
             Progress::Failed(why) => {
                 self.tokens.remove(&token);
                 let spent = tools.now.since(dial.began);
-                if spent >= self.limits.dial_limit_ms || (dial.tries >= TRIES && spent >= TRIES_MS) {
+                let patience_ms = if self.masters.is_empty() { TRIES_MS } else { TRIES_MS + MASTERS_MS };
+                if spent >= self.limits.dial_limit_ms || (dial.tries >= TRIES && spent >= patience_ms) {
                     let (to, tries) = (dial.to, dial.tries);
                     link.ended(format!(
                         "server {to} cannot be reached on its quorum port ({tries} tries): {why}"

@@ -58,6 +58,8 @@ pub struct PeerOptions {
     pub input_bytes: usize,
     /// As [`PeerOptions::input_bytes`], while a single packet needs more (default 64 MiB).
     pub max_packet_bytes: usize,
+    /// Where voters that follow serve observers (`observerMasterPort`): this port of each of their addresses. 0: nowhere.
+    pub observer_master_port: u16,
 }
 
 impl Default for PeerOptions {
@@ -69,6 +71,7 @@ impl Default for PeerOptions {
             multi_address: false,
             input_bytes: 4 << 20,
             max_packet_bytes: 64 << 20,
+            observer_master_port: 0,
         }
     }
 }
@@ -109,6 +112,8 @@ pub struct Peers {
     tools: Tools,
     election_door: Door,
     quorum_door: Door,
+    /// Where observers come while this server follows; bound nowhere unless there is such a port.
+    observer_door: Door,
     elections: Elections,
     links: Links,
     edges: Vec<Edge>,
@@ -138,6 +143,8 @@ impl Peers {
             Door::new("election port", places(own, options.listen_on_all_ips, |a| a.2), &mut epoll)?;
         let quorum_door =
             Door::new("quorum port", places(own, options.listen_on_all_ips, |a| a.1), &mut epoll)?;
+        let for_observers = observer_places(own, &options);
+        let observer_door = Door::new("port for observers", for_observers, &mut epoll)?;
         let mut tools = Tools { now: MonoMs(0), epoll, names: Names::new(wake), gripes: Gripes::default() };
         election_door.listen(true, &mut tools);
         let limits = LinkLimits {
@@ -149,7 +156,8 @@ impl Peers {
         let elections = Elections::new(me, limits.connect_timeout_ms);
         let links = Links::new(limits);
         let edges = Vec::new();
-        let mut peers = Peers { me, options, tools, election_door, quorum_door, elections, links, edges };
+        let mut peers =
+            Peers { me, options, tools, election_door, quorum_door, observer_door, elections, links, edges };
         peers.take_members(&members);
         Ok(peers)
     }
@@ -169,6 +177,7 @@ impl Peers {
             let _concerned = self.links.note(edge)
                 || self.elections.note(edge)
                 || self.quorum_door.note(edge)
+                || self.observer_door.note(edge)
                 || self.election_door.note(edge);
         }
         self.tools.names.poll(now);
@@ -178,6 +187,7 @@ impl Peers {
             self.elections.welcome(socket, from, &mut self.tools);
         }
         self.quorum_door.poll(&mut self.tools, &mut came);
+        self.observer_door.poll(&mut self.tools, &mut came);
         for (socket, from) in came {
             self.links.welcome(socket, from, &mut self.tools, events);
         }
@@ -197,6 +207,7 @@ impl Peers {
             return MonoMs(0);
         }
         let doors = self.election_door.next_deadline().min(self.quorum_door.next_deadline());
+        let doors = doors.min(self.observer_door.next_deadline());
         doors.min(self.elections.next_deadline()).min(self.links.next_deadline())
     }
 
@@ -276,6 +287,7 @@ impl Peers {
             let all = self.options.listen_on_all_ips;
             self.election_door.move_to(places(own, all, |a| a.2));
             self.quorum_door.move_to(places(own, all, |a| a.1));
+            self.observer_door.move_to(observer_places(own, &self.options));
         }
         self.take_members(&members);
     }
@@ -292,6 +304,11 @@ impl Peers {
         let own = if own.is_empty() { None } else { Some(own.join("|")) };
         self.elections.set_members(&targets(|a| a.2), own, self.tools.now);
         self.links.set_members(targets(|a| a.1));
+        let observes = members.get(&self.me).is_some_and(|m| m.observer);
+        let port = self.options.observer_master_port;
+        let masters = members.values().filter(|m| observes && port > 0 && !m.observer);
+        let masters = masters.map(|m| (m.id, m.addresses.iter().map(|a| (a.0.clone(), port)).collect()));
+        self.links.set_masters(masters.collect(), self.me);
     }
 }
 
@@ -304,6 +321,9 @@ impl zab::Links for Peers {
     }
     fn listen(&mut self, on: bool) {
         self.quorum_door.listen(on, &mut self.tools);
+    }
+    fn listen_for_observers(&mut self, on: bool) {
+        self.observer_door.listen(on, &mut self.tools);
     }
     fn out(&mut self, link: LinkId) -> &mut Vec<u8> {
         self.links.out(link)
@@ -327,6 +347,15 @@ fn places(
         }
     }
     places
+}
+
+/// Where observers would come.
+fn observer_places(own: &PeerLine, options: &PeerOptions) -> Vec<(Option<String>, u16)> {
+    let port = options.observer_master_port;
+    if port == 0 || own.observer {
+        return Vec::new();
+    }
+    places(own, options.listen_on_all_ips, |_| port)
 }
 
 fn host_and_port(host: &str, port: u16) -> String {

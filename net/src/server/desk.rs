@@ -250,6 +250,7 @@ impl Desk {
             observer_sync_time: counts.observer_sync_ms.into(),
             unavailable_time: core.gauges().unavailable_ms.into(),
             leader_unavailable_time: core.gauges().leader_unavailable_ms.into(),
+            observers: zab.relayed().map_or(0, |r| r.observers) as u64,
             leader: leads.then_some(LeaderMetrics { learners: counts.learners, uptime_ms }),
         }
     }

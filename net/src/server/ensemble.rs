@@ -49,6 +49,7 @@ pub fn open_peers(e: &EnsembleConfig, limits: &Limits, wake: Arc<dyn Wake>) -> R
         dial_limit_ms: u64::from(e.tick_ms) * u64::from(e.connect_to_learner_master_limit),
         listen_on_all_ips: e.quorum_listen_on_all_ips,
         multi_address: e.multi_address,
+        observer_master_port: e.observer_master_port,
         max_packet_bytes: packet_max(limits) + (64 << 10),
         ..PeerOptions::default()
     };

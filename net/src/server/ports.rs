@@ -41,6 +41,11 @@ impl Links for Ports {
             p.listen(on);
         }
     }
+    fn listen_for_observers(&mut self, on: bool) {
+        if let Some(p) = &mut self.peers {
+            p.listen_for_observers(on);
+        }
+    }
     fn out(&mut self, link: LinkId) -> &mut Vec<u8> {
         match &mut self.peers {
             Some(p) => p.out(link),

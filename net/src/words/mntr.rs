@@ -96,6 +96,8 @@ pub struct EnsembleMetrics {
     pub leader_unavailable_time: Summary,
     /// The leader's own figures.
     pub leader: Option<LeaderMetrics>,
+    /// Observers that a follower serves.
+    pub observers: u64,
 }
 
 /// What a leader knows of its learners.
@@ -256,6 +258,7 @@ fn member(m: &Metrics) -> &EnsembleMetrics {
         unavailable_time: NOTHING,
         leader_unavailable_time: NOTHING,
         leader: None,
+        observers: 0,
     };
     m.ensemble.as_ref().unwrap_or(&ALONE)
 }
@@ -265,6 +268,9 @@ pub fn mntr(m: &Metrics) -> String {
     let mut out = format!("zk_version\t{VERSION}\nzk_server_state\t{}\n", m.mode.name());
     if let Some(e) = &m.ensemble {
         let _ = writeln!(out, "zk_peer_state\t{}\nzk_quorum_size\t{}", e.peer_state, e.quorum_size);
+        if e.observers > 0 {
+            let _ = writeln!(out, "zk_synced_observers\t{}", e.observers);
+        }
     }
     for (name, feed) in ROWS {
         row(&mut out, name, feed, m);
@@ -414,6 +420,7 @@ mod tests {
             observer_sync_time: x,
             unavailable_time: x,
             leader_unavailable_time: x,
+            observers: 0,
             leader: Some(LeaderMetrics { learners, uptime_ms: 9 }),
         };
         let (mode, ensemble) = (Mode::Standalone, Some(ensemble));

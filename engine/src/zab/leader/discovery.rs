@@ -51,6 +51,9 @@ impl Leader {
             )));
         }
         let observer = p.kind == Kind::ObserverInfo;
+        if matches!(self.stage, Stage::Relay { .. }) && !observer {
+            return Err(Why::new("it wants to follow: this port is for observers"));
+        }
         let voter = base.votes(id);
         // Whoever connects again has given up its former link.
         let former: Vec<LinkId> = self

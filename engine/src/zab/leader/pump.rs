@@ -21,16 +21,21 @@ impl Leader {
     /// What a learner may be told to commit: before this leader is established, its whole history, which the quorum
     /// that establishes it takes over.
     pub(super) fn effective(&self, base: &Base) -> Zxid {
-        if self.stage == Stage::Broadcast { base.committed } else { self.history_end }
+        if matches!(self.stage, Stage::Broadcast | Stage::Relay { .. }) {
+            base.committed
+        } else {
+            self.history_end
+        }
     }
 
     /// Appends to every learner's buffer what it is due, as far as there is room.
     pub fn pump(&mut self, base: &mut Base, now: MonoMs, ports: &mut dyn Ports) -> Handled {
         let committed = self.effective(base);
-        let established = self.stage == Stage::Broadcast;
+        let established = matches!(self.stage, Stage::Broadcast | Stage::Relay { .. });
         let mut behind = Vec::new();
-        let (activated, me) = (self.activated, base.settings.me);
-        let heir = |at| heir_at(activated, me, at);
+        let leader = if let Stage::Relay { leader } = self.stage { leader } else { base.settings.me };
+        let activated = self.activated;
+        let heir = |at| heir_at(activated, leader, at);
         for (&link, peer) in &mut self.peers {
             if peer.step < Step::Syncing {
                 continue;
