@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The ensemble suites: faults, mixtures with Apache ZooKeeper, migration, intruders, kazoo.
+"""The ensemble suites: faults, mixtures with Apache ZooKeeper, migration, reconfiguration, intruders, kazoo.
 
     run3.py [--long] [--kinds SSS] [--seed S] [--serval-bin PATH] [PART ...]
 
-Parts: checker, matrix, migration, chaos, intruders, kazoo (all by default, in this order). The short profile is for
+Parts: checker, matrix, migration, reconfig, chaos, intruders, kazoo (all by default, in this order). The short profile is for
 the gate: every part, few cycles, some rows of the matrix, under six minutes. `--long` runs every row, every shape of
 partition, 60 cycles of kill -9, five and seven servers, and all of kazoo on both servers. Nothing is installed and nothing is
 skipped: what is missing is named and fails the run. Every suite prints its seed.
@@ -54,8 +54,11 @@ def parts(args):
     if not args.long:
         intruders[0] += ["--only", "election: (random|an unknown|a foreign id, m|a foreign id with)|liar: .*(nodes|noise|older|gap)|"
                          "quorum: (random|a conf|an epoch|data of 2|a broken)|myid: (missing|not in)"]
-    return {"checker": [["test_checker.py"]], "matrix": matrix, "migration": migration, "chaos": chaos,
-            "intruders": intruders, "kazoo": kazoo}
+    reconfig = [["reconfig.py", *([] if args.long else ["--rows", "SAS|ASA"])]]
+    if args.kinds == "AAA":
+        reconfig = [["reconfig.py", "--kinds", "AAA"]]
+    return {"checker": [["test_checker.py"]], "matrix": matrix, "migration": migration, "reconfig": reconfig,
+            "chaos": chaos, "intruders": intruders, "kazoo": kazoo}
 
 
 def run(command, limit_s):

@@ -22,6 +22,8 @@ type Pair = (Arc<Members>, Option<Arc<Members>>);
 pub struct Membership {
     me: ServerId,
     files: DynamicFiles,
+    /// The port that is bound for clients; 0: any.
+    client_port: u16,
     wake: Arc<dyn Wake>,
     /// Not written yet.
     wanted: Option<Pair>,
@@ -36,6 +38,7 @@ impl Membership {
         Membership {
             me: ensemble.map_or(ServerId(0), |e| e.me),
             files: config.dynamic_files(),
+            client_port: config.client_port(),
             wake,
             wanted: None,
             written: ensemble.map_or(0, |e| e.members.version),
@@ -53,9 +56,22 @@ impl Membership {
             if let Some(peers) = &mut ports.peers {
                 peers.set_members(ensemble::lines(&members, next.as_deref()));
             }
+            self.look_at_client_port(&members);
             self.wanted = Some((members, next));
         }
         self.write();
+    }
+
+    /// The port for clients is bound once, at start.
+    fn look_at_client_port(&mut self, members: &Members) {
+        let Some((_, port)) = members.get(self.me).and_then(|m| m.client.clone()) else { return };
+        if self.client_port != 0 && port != self.client_port {
+            tracing::warn!(
+                "the reconfiguration gives this server the client port {port}; clients connect to {} until it is restarted",
+                self.client_port
+            );
+            self.client_port = port;
+        }
     }
 
     fn write(&mut self) {
