@@ -67,7 +67,7 @@ impl Leader {
             base.tell(Event::LearnerGone(old));
             self.peers.remove(&old);
         }
-        if voter && self.stage != Stage::Epoch && p.zxid.epoch() > self.epoch {
+        if voter && !observer && self.stage != Stage::Epoch && p.zxid.epoch() > self.epoch {
             self.outdated = Some(p.zxid.epoch());
             base.epoch_floor = base.epoch_floor.max(p.zxid.epoch());
         }
