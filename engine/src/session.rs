@@ -278,6 +278,18 @@ impl Tracker {
         }
     }
 
+    /// A learner has agreed on another timeout with the session's client.
+    pub fn set_timeout(&mut self, id: SessionId, timeout_ms: i32) {
+        if let Some(s) = self.sessions.get_mut(&id) {
+            s.timeout_ms = timeout_ms;
+        }
+    }
+
+    /// Every session with its timeout, ms.
+    pub fn all(&self) -> impl Iterator<Item = (SessionId, i32)> + '_ {
+        self.sessions.iter().map(|(id, s)| (*id, s.timeout_ms))
+    }
+
     /// The timeout of a session, ms.
     pub fn timeout_ms(&self, id: SessionId) -> Option<i32> {
         self.sessions.get(&id).map(|s| s.timeout_ms)

@@ -19,7 +19,7 @@ mod telling;
 pub use roles::{Need, PeerInput};
 
 use crate::error::Code;
-use crate::ids::{ConnId, SessionId, Ticket, Zxid};
+use crate::ids::{ConnId, LinkId, SessionId, Ticket, Zxid};
 use crate::limits::Limits;
 use crate::msg::{Act, Activity, Connect, Request, Span, Target, ToCore};
 use crate::pipeline::{Ask, Database, Notice, Prep};
@@ -93,6 +93,8 @@ pub struct Server {
     /// Requests of learners that wait for room, and their bytes.
     forwarded: VecDeque<roles::Forwarded>,
     forwarded_bytes: usize,
+    /// Sessions, with timeouts in ms, that learners ask about before this leader knows them. At most one for each of their waiting clients.
+    claims: VecDeque<(LinkId, SessionId, i32)>,
     needs: VecDeque<Need>,
     /// The members are others than the driver was told.
     members_changed: bool,
@@ -157,6 +159,7 @@ impl Server {
             learning: Learning::default(),
             forwarded: VecDeque::new(),
             forwarded_bytes: 0,
+            claims: VecDeque::new(),
             needs: VecDeque::new(),
             members_changed: false,
             generation: 0,
@@ -168,12 +171,22 @@ impl Server {
         }
     }
 
-    /// Whether the driver may hand in more requests. Reports and goodbyes are always taken.
+    /// Whether the driver may hand in more. What waits meanwhile, reports included, waits for our reasons: see
+    /// [`Server::nothing_taken`].
     pub fn has_room(&self) -> bool {
         self.waiting.len() + self.controls.len() < QUEUE_ENTRIES_MAX
             && self.queued_bytes < QUEUE_BYTES_MAX
             && self.learning.has_room()
             && !self.is_spent()
+    }
+
+    /// The driver took nothing, for want of room: a learner's clients are not silent meanwhile, they are not heard.
+    pub fn nothing_taken(&mut self) {
+        if matches!(self.service, Service::Learning) {
+            for (id, timeout_ms) in self.tracker.all() {
+                self.zab.touch(id, timeout_ms);
+            }
+        }
     }
 
     /// A message of a shard. Words and collected answers are the driver's: they come back.

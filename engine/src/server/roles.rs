@@ -199,15 +199,20 @@ impl Server {
             Event::Request { link, session, cxid, op, body, ids } => {
                 self.take_forwarded(Forwarded { link, session, cxid, op, body, ids }, now, out);
             }
-            Event::Revalidate { link, session, .. } => self.claim(link, session, now, out),
+            Event::Revalidate { link, session, timeout_ms } => {
+                self.claims.push_back((link, session, timeout_ms));
+                self.serve_claims(now, out);
+            }
             // Whose they are is said by requests and REVALIDATE: Apache's table also names sessions of other servers.
             Event::Heard { sessions, .. } => {
-                for (id, _) in sessions {
+                for (id, timeout_ms) in sessions {
+                    self.tracker.set_timeout(id, timeout_ms);
                     self.tracker.touch(id, now.mono);
                 }
             }
             Event::LearnerGone(link) => {
                 self.forwarded.retain(|f| f.link != link);
+                self.claims.retain(|(l, ..)| *l != link);
                 self.forwarded_bytes = self.forwarded.iter().map(|f| f.body.len()).sum();
             }
             Event::Stream { link, to, last } => self.needs.push_back(Need::Stream { link, to, last }),
@@ -240,13 +245,18 @@ impl Server {
     }
     /// Whether this leader has no zxid left in its epoch. A lone server carries into the next.
     pub(super) fn is_spent(&self) -> bool {
-        self.zab.role() == Role::Leading && self.zab.last_logged().counter() >= COUNTER_SPENT
+        // Before its first transaction a leader's log ends in an earlier epoch, which may have been spent.
+        let last = self.zab.last_logged();
+        self.zab.role() == Role::Leading
+            && last.epoch() == self.zab.epochs().current
+            && last.counter() >= COUNTER_SPENT
     }
 
     pub(super) fn close_service(&mut self) {
         self.forget_role_items();
         self.learning = Learning::default();
         self.forwarded.clear();
+        self.claims.clear();
         self.forwarded_bytes = 0;
         self.tracker.clear();
         let missing = match self.service {
@@ -468,7 +478,18 @@ impl Server {
         self.serve_forwarded(now, out);
     }
 
+    /// Answers learners about sessions, as soon as this leader knows them: one that still applies its log knows none.
+    fn serve_claims(&mut self, now: Now, out: &mut dyn Ports) {
+        while !matches!(self.service, Service::Closed { .. } | Service::Opening { .. })
+            && let Some((link, session, timeout_ms)) = self.claims.pop_front()
+        {
+            self.tracker.set_timeout(session, timeout_ms);
+            self.claim(link, session, now, out);
+        }
+    }
+
     pub(super) fn serve_forwarded(&mut self, now: Now, out: &mut dyn Ports) {
+        self.serve_claims(now, out);
         while matches!(self.service, Service::Ordering(_))
             && self.has_room()
             && let Some(f) = self.forwarded.pop_front()

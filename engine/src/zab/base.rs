@@ -81,6 +81,8 @@ pub(super) struct Base {
     pub epochs: Epochs,
     /// A voter has promised this epoch: the next one led from here is later.
     pub epoch_floor: u32,
+    /// The state holds what the log has made void: it must be loaded again, or replaced, before it is used.
+    pub dirty: bool,
     pub window: Window,
     pub committed: Zxid,
     /// The next entry to be applied.
@@ -109,6 +111,7 @@ impl Base {
             heir: None,
             epochs,
             epoch_floor: 0,
+            dirty: false,
             window,
             committed,
             apply_at: end,

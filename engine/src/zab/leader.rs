@@ -287,6 +287,9 @@ impl Leader {
         }
         self.stage = Stage::Broadcast;
         self.since = now;
+        for peer in self.peers.values_mut() {
+            (peer.heard_at, peer.progress_at) = (now, now);
+        }
         base.commit(self.history_end);
         if let Some(next) = base.next.clone() {
             base.activate(next);
@@ -397,8 +400,10 @@ impl Leader {
         }
         self.ping_at = now.plus((base.settings.tick_ms / 2).max(1));
         let limit = base.settings.sync_ms();
-        let sync_limit =
-            |p: &Peer| if p.step >= Step::Taken { limit } else { base.settings.init_ms() + limit };
+        // Until this leader is established those who have taken its history over hear nothing that they could answer.
+        let established = self.stage == Stage::Broadcast;
+        let init_limit = base.settings.init_ms() + limit;
+        let sync_limit = |p: &Peer| if p.step >= Step::Taken && established { limit } else { init_limit };
         let last = base.window.last();
         let mut silent = Vec::new();
         for (&link, peer) in &mut self.peers {

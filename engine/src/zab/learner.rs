@@ -58,6 +58,8 @@ pub(super) struct Learner {
     epoch: u32,
     /// What the synchronisation has committed.
     sync_committed: Zxid,
+    /// What was committed before NEWLEADER is acknowledged with it; everything behind one by one.
+    ack_above: Zxid,
     acks: VecDeque<(Ticket, Zxid)>,
     /// The leader's members, from NEWLEADER: they count from UPTODATE on.
     announced: Option<Arc<Members>>,
@@ -78,6 +80,7 @@ impl Learner {
             heard_at: now,
             epoch: 0,
             sync_committed: Zxid::ZERO,
+            ack_above: Zxid::ZERO,
             acks: VecDeque::new(),
             announced: None,
             touched: HashMap::new(),
@@ -151,6 +154,10 @@ impl Learner {
         self.heard_at = now;
         match (self.stage, p.kind) {
             (Stage::Hello, Kind::LeaderInfo) => self.leader_info(base, p, ports),
+            (Stage::Promised, Kind::Diff | Kind::Trunc) if base.dirty => {
+                self.rebuild(base, Zxid::ZERO, ports);
+                Ok(())
+            }
             (Stage::Promised, Kind::Diff) => {
                 self.sync_committed = base.window.last();
                 self.stage = Stage::Syncing;
@@ -222,6 +229,8 @@ impl Learner {
     /// Asks for the state as it was at `to`.
     fn rebuild(&mut self, base: &mut Base, to: Zxid, ports: &mut dyn Ports) {
         base.persist(Persist::Mark(Mark::Truncate(to)), ports);
+        // From here on the log says less than memory: if this role ends before the state is there, nothing of it counts.
+        (base.dirty, base.settings.empty) = (true, true);
         self.stage = Stage::Loading { zxid: to, stream: false };
         base.tell(Event::Rebuild { zxid: to });
     }
@@ -232,17 +241,20 @@ impl Learner {
         self.heard_at = now;
         if stream {
             base.persist(Persist::Mark(Mark::Installed(zxid)), ports);
+            base.dirty = false;
         } else if base.window.last() != zxid {
             // What the leader took for common is not: another history. Nothing of this one can be kept, and until all of
             // the leader's is here this server does not count.
-            base.settings.empty = true;
             self.rebuild(base, Zxid::ZERO, ports);
             return Ok(());
         } else if zxid == Zxid::ZERO {
-            base.settings.empty = true;
+            base.dirty = false;
             return Err(Why::new(
                 "its history had nothing in common with the leader's; it asks for all of it",
             ));
+        }
+        if !stream {
+            (base.dirty, base.settings.empty) = (false, false);
         }
         self.sync_committed = zxid;
         self.stage = Stage::Syncing;
@@ -262,7 +274,12 @@ impl Learner {
                 self.proposal(base, p.zxid, p.data.and_then(|d| d.get(8..)), ports)?;
                 self.sync_commit(base, p.zxid)
             }
-            Kind::Ping => Ok(()),
+            Kind::Ping => {
+                if self.stage == Stage::Taken {
+                    self.pong(p.zxid, ports);
+                }
+                Ok(())
+            }
             Kind::UpToDate if self.stage == Stage::Taken => {
                 base.commit(self.sync_committed);
                 put_packet(ports.out(self.link), Kind::Ack, Zxid::new(self.epoch, 0), None);
@@ -328,6 +345,7 @@ impl Learner {
         }
         // Tickets are in order: when this one is durable, so is all the history before it.
         let ticket = base.set_epochs(Epochs { accepted: base.epochs.accepted, current: self.epoch }, ports);
+        self.ack_above = self.sync_committed;
         self.stage = Stage::Taking { ticket };
         self.durable(base, ports);
         Ok(())
@@ -447,7 +465,7 @@ impl Learner {
         if matches!(self.stage, Stage::Taken | Stage::Live) {
             let durable = base.durable;
             while let Some((_, zxid)) = self.acks.pop_front_if(|(ticket, _)| *ticket <= durable) {
-                if zxid > self.sync_committed {
+                if zxid > self.ack_above {
                     put_packet(ports.out(self.link), Kind::Ack, zxid, None);
                 }
             }

@@ -32,6 +32,9 @@ const SPARE_BATCH_BYTES: usize = 4 << 20;
 /// Pieces of garbage freed per step.
 const COLLECT_PER_STEP: usize = 4096;
 
+/// How often the server speaks for clients while it takes nothing from the shards, ms.
+const VOUCH_MS: u64 = 500;
+
 /// One shard as the core sees it.
 pub struct Peer {
     pub inbox: Consumer<ToCore>,
@@ -57,6 +60,8 @@ pub struct Core {
     pub hashes: Vec<(u64, u64)>,
     /// Emptied and filled again each turn.
     pub peer_events: Vec<PeerEvent>,
+    /// When the server last spoke for clients that were not heard.
+    pub vouched_at: MonoMs,
     /// Garbage is waiting.
     pub garbage: bool,
 }
@@ -68,6 +73,10 @@ impl Core {
         self.take_durable(now);
         self.take_peers(now);
         let took = self.take_requests(now);
+        if !self.may_take() && now.mono.since(self.vouched_at) >= VOUCH_MS {
+            self.vouched_at = now.mono;
+            self.server.nothing_taken();
+        }
         if now.mono >= self.server.next_deadline() {
             self.server.tick(now, &mut self.ports);
         }
@@ -79,6 +88,8 @@ impl Core {
             self.shared.fail(format!("{e:#}"));
         }
         self.server.pump(now, &mut self.ports);
+        // What the last two have proposed must not wait for the next turn.
+        self.ports.journal.kick();
         if let Some(peers) = &mut self.ports.peers {
             peers.flush();
         }

@@ -151,7 +151,7 @@ impl Errands {
             }
         }
         self.membership.step(server, ports);
-        self.begin_streams(server, ports);
+        self.begin_streams(server, ports, now);
         self.feed_streams(server, ports, now);
         self.load(server, ports, now);
         self.swap(server, ports, now);
@@ -160,6 +160,10 @@ impl Errands {
 
     /// Input of a link: to whoever reads it at present. `peers` says that there is some.
     pub fn input(&mut self, link: LinkId, server: &mut Server, ports: &mut Ports, now: Now) {
+        if self.ready.is_some() && server.is_loading() == Some(link) {
+            // A state waits until no shard reads the old one; `swap` goes on from here.
+            return;
+        }
         if self.behind.as_ref().is_some_and(|(l, _)| *l == link) {
             let Some(peers) = &mut ports.peers else { return };
             let (_, mut bytes) = self.behind.take().expect("looked at above");
@@ -190,7 +194,7 @@ impl Errands {
 
     // ----- leader
 
-    fn begin_streams(&mut self, server: &mut Server, ports: &mut Ports) {
+    fn begin_streams(&mut self, server: &mut Server, ports: &mut Ports, now: Now) {
         while self.streams.len() < STREAMS_MAX
             && let Some((link, to, last)) = self.queue.pop_front()
         {
@@ -199,7 +203,7 @@ impl Errands {
             let tree = db.tree.handle();
             let (Some(first), Some(second)) = (tree.walker(zxid), tree.walker(zxid)) else {
                 tracing::warn!("no room for readers of the tree: server {to} must ask again");
-                ports.close(link);
+                give_up_learner(link, server, ports, now);
                 continue;
             };
             let (to_core, pieces) = bounded(PIECES);
@@ -220,7 +224,7 @@ impl Errands {
                 tracing::warn!(
                     "the thread for a synchronisation cannot start ({e}): server {to} must ask again"
                 );
-                ports.close(link);
+                give_up_learner(link, server, ports, now);
                 continue;
             }
             tracing::info!("server {to} has the history up to {last}: it is sent what it lacks up to {zxid}");
@@ -472,6 +476,12 @@ impl Errands {
             None => {}
         }
     }
+}
+
+/// Closes a learner's link from this side, which the sockets tell nobody of.
+fn give_up_learner(link: LinkId, server: &mut Server, ports: &mut Ports, now: Now) {
+    ports.close(link);
+    server.peer(PeerInput::Down { link, why: "what it lacks cannot be sent" }, now, ports);
 }
 
 /// Reads a stream up to its signature; returns the state and the bytes behind it.

@@ -8,11 +8,10 @@
 
 use crate::ring::Wake;
 use crate::words::summary::Summary;
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use engine::ids::Ticket;
 use engine::zab::{Epochs, Persist, Persistence};
 use profiles::{Durability, Profile, WalAsync};
-use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,9 +21,6 @@ use wal::{Group, Log, Position, SmallFile, WalError};
 
 /// What a finished group tells.
 type Finished = (Group, Result<Position, WalError>);
-
-/// Tickets of epochs remembered one by one: far more elections than lie between logging and applying.
-const EPOCH_TICKETS_MAX: usize = 1024;
 
 /// Who waits for the disk.
 enum Writer {
@@ -53,9 +49,9 @@ pub struct Journal {
     epochs: SmallFile,
     /// The position of the record of the first ticket.
     start: Position,
-    /// Tickets of epochs, which are no records; the oldest are only counted.
-    epoch_tickets: VecDeque<Ticket>,
-    epochs_before: u64,
+    /// Tickets of epochs, which are no records: the first of each run and its length. Elections without a transaction
+    /// between them are one run.
+    epoch_tickets: Vec<(Ticket, u64)>,
     durability: Durability,
     group_max: usize,
     /// How long an idle log waits for company.
@@ -116,8 +112,7 @@ impl Journal {
             flushed: None,
             epochs,
             start,
-            epoch_tickets: VecDeque::new(),
-            epochs_before: 0,
+            epoch_tickets: Vec::new(),
             durability: profile.durability,
             group_max,
             group_wait: Duration::from_micros(profile.group_wait_us.into()),
@@ -180,7 +175,8 @@ impl Journal {
 
     /// The position of the record behind the one with this ticket.
     pub fn position_behind(&self, ticket: Ticket) -> Position {
-        let epochs = self.epochs_before + self.epoch_tickets.partition_point(|t| *t <= ticket) as u64;
+        let runs = self.epoch_tickets.iter().take_while(|(first, _)| *first <= ticket);
+        let epochs: u64 = runs.map(|(first, count)| (*count).min(ticket.0 - first.0 + 1)).sum();
         Position(self.start.0 + ticket.0 - epochs)
     }
 
@@ -199,7 +195,16 @@ impl Journal {
         }
         let finished = match &mut self.writer {
             Writer::Submit(log) => log.complete(),
-            Writer::Thread { from, .. } => from.try_recv().ok(),
+            Writer::Thread { from, .. } => match from.try_recv() {
+                Ok(finished) => Some(finished),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => {
+                    if self.in_flight.is_some() {
+                        self.failed.get_or_insert_with(writer_gone);
+                    }
+                    None
+                }
+            },
         };
         let (group, result) = finished?;
         let flight = self.in_flight.take()?;
@@ -268,7 +273,7 @@ impl Journal {
                     self.booked(&flight);
                 }
                 (Some((_, Err(e))), _) => self.failed = Some(e),
-                _ => break,
+                _ => self.failed = Some(writer_gone()),
             }
         }
         self.group_wait = wait;
@@ -287,10 +292,9 @@ impl Journal {
             Ok(()) => {
                 self.last = ticket;
                 self.flushed = Some(ticket);
-                self.epoch_tickets.push_back(ticket);
-                if self.epoch_tickets.len() > EPOCH_TICKETS_MAX {
-                    self.epoch_tickets.pop_front();
-                    self.epochs_before += 1;
+                match self.epoch_tickets.last_mut() {
+                    Some((first, count)) if first.0 + *count == ticket.0 => *count += 1,
+                    _ => self.epoch_tickets.push((ticket, 1)),
                 }
             }
             Err(e) => self.failed = Some(e),
@@ -341,6 +345,12 @@ impl Persistence for Journal {
             Err(e) => self.failed = Some(e),
         }
     }
+}
+
+/// The thread that writes the log has ended without a word: it panicked.
+fn writer_gone() -> WalError {
+    let source = std::io::Error::other("the thread that writes the log has panicked; report it");
+    WalError::Poisoned { stage: wal::Stage::Write, source: Arc::new(source) }
 }
 
 fn spawn(mut log: Log, wake: Arc<dyn Wake>) -> std::io::Result<Writer> {

@@ -327,6 +327,7 @@ impl Parts<'_> {
             publisher,
             spare: Vec::new(),
             hashes: Vec::new(),
+            vouched_at: now.mono,
             garbage: false,
         };
         self.launch(seats, core, core_home.map(|(r, s, _)| (r, s)), core_bell.unwrap_or(first_bell))

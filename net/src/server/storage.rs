@@ -174,21 +174,25 @@ impl Source<'_> {
             from = load_snapshot(self.data, self.config, self.shards, lowest)?;
             match self.cuts(from.position) {
                 Ok(found) => cuts = found,
-                Err(e) => {
-                    tracing::warn!(
-                        "nothing of the history is left before that ({e:#}); the leader is asked for all of it"
-                    );
-                    let (mut db, tree) = empty(self.shards);
-                    db.tree.ensure_builtins();
-                    let window = Window::new(Zxid::ZERO, reach);
-                    return Ok(History { db, tree, position: from.position, window, txns: 0 });
-                }
+                Err(e) => return Ok(self.nothing(from.position, reach, &format!("{e:#}"))),
             }
         }
         let Loaded { mut db, tree, position } = from;
         let mut window = Window::new(db.last(), reach);
-        let txns = self.replay(position, &cuts, &mut db, &mut window, began)?;
-        Ok(History { db, tree, position, window, txns })
+        match self.replay(position, &cuts, &mut db, &mut window, began)? {
+            Some(txns) => Ok(History { db, tree, position, window, txns }),
+            None => Ok(self.nothing(position, reach, "it began with a snapshot that the cut made void")),
+        }
+    }
+
+    /// What a cut leaves that goes below all that is known.
+    fn nothing(&self, position: Position, reach: Reach, why: &str) -> History {
+        tracing::warn!(
+            "nothing of the history is left before a cut ({why}); the leader is asked for all of it"
+        );
+        let (mut db, tree) = empty(self.shards);
+        db.tree.ensure_builtins();
+        History { db, tree, position, window: Window::new(Zxid::ZERO, reach), txns: 0 }
     }
 
     fn cuts(&self, from: Position) -> Result<Vec<Cut>> {
@@ -202,6 +206,7 @@ impl Source<'_> {
         Ok(cuts)
     }
 
+    /// How many transactions were applied. `None`: a later cut took the snapshot on which the rest stands.
     fn replay(
         &self,
         from: Position,
@@ -209,14 +214,21 @@ impl Source<'_> {
         db: &mut Database,
         window: &mut Window,
         began: Instant,
-    ) -> Result<u64> {
+    ) -> Result<Option<u64>> {
         let mut count = 0u64;
+        let mut lost = false;
         let mut said = began;
         self.log.read(from, self.log.durable(), |at, bytes| -> Result<()> {
             let txn = match Record::decode(bytes) {
+                Some(Record::Txn(_)) if lost => return Ok(()),
                 Some(Record::Txn(txn)) => txn,
                 Some(Record::Mark(Mark::Truncate(_))) => return Ok(()),
                 Some(Record::Mark(Mark::Installed(zxid))) if zxid == db.last() => return Ok(()),
+                Some(Record::Mark(Mark::Installed(zxid))) if cuts.iter().any(|c| c.at > at && c.to < zxid) => {
+                    lost = true;
+                    return Ok(());
+                }
+                Some(Record::Mark(_)) if lost => return Ok(()),
                 Some(Record::Mark(Mark::Installed(zxid))) => bail!(
                     "record {at} of the log says that a snapshot of {zxid} came from the leader, but no readable one is \
                      here; restore a backup, or empty the directory so that this server takes everything from the leader"
@@ -248,7 +260,7 @@ impl Source<'_> {
             Ok(())
         })?;
         db.tree.publish(db.last());
-        Ok(count)
+        Ok((!lost).then_some(count))
     }
 }
 
