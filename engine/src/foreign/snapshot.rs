@@ -30,6 +30,12 @@ fn is_open(acl: &[Acl]) -> bool {
         && &*only.id.scheme == "world" && &*only.id.id == "anyone")
 }
 
+/// A list that lets nobody in, for a node whose own is not known yet ([`Record::Node`]). An empty one would let
+/// everybody in.
+pub fn nobody() -> [Acl; 1] {
+    [Acl { perms: 0, ..Acl::open() }]
+}
+
 /// A node's ACL was not noted before the head was written: a mistake of the caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UnknownAcl;
@@ -169,7 +175,7 @@ pub enum Record<'a> {
         path: &'a str,
         data: Option<&'a [u8]>,
         /// `None`: the node points at no list of the table. That happens to nodes made or changed while ZooKeeper was
-        /// writing; the transaction that did it follows in the log and brings the list. Until then nobody may see it.
+        /// writing; the transaction that did it follows in the log and brings the list. Until then [`nobody`] may see it.
         acl: Option<&'a [Acl]>,
         stat: StatPersisted,
     },

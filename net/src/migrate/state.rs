@@ -14,10 +14,9 @@ use super::unpack;
 use anyhow::{Context, Result, anyhow, bail};
 use engine::foreign::Bounds;
 use engine::foreign::log::{self, End};
-use engine::foreign::snapshot::{FileParser, Footers, Record};
+use engine::foreign::snapshot::{FileParser, Footers, Record, nobody};
 use engine::ids::{SessionId, Zxid};
 use engine::pipeline::{Database, Notice, Origin};
-use engine::proto::{Acl, Id};
 use engine::tree::{self, StatPersisted};
 use engine::txn::Txn;
 use std::collections::HashMap;
@@ -138,11 +137,6 @@ where
         let taken = feed(&held)?;
         held.drain(..taken);
     }
-}
-
-/// A list that lets nobody in, for nodes whose own is not known yet.
-fn nobody() -> [Acl; 1] {
-    [Acl { perms: 0, id: Id::new("world", "anyone") }]
 }
 
 /// A snapshot, loaded.
