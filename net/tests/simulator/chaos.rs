@@ -6,6 +6,9 @@
 use crate::say;
 use crate::world::{Death, Ev, World};
 
+/// Something that goes wrong.
+type Fault = fn(&mut World);
+
 /// Between two draws, virtual ms.
 const DRAW_MS: u64 = 50;
 
@@ -23,7 +26,7 @@ impl World {
             return;
         }
         let r = self.plan.rates;
-        let draws: [(u64, fn(&mut World)); 9] = [
+        let draws: [(u64, Fault); 9] = [
             (r.kill, |w| w.kill_one(Death::Kill)),
             (r.power_cut, |w| w.kill_one(Death::PowerCut)),
             (r.power_cut_all, World::kill_many),

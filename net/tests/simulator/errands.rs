@@ -20,6 +20,7 @@ use engine::ids::{LinkId, SessionId, Zxid};
 use engine::pipeline::Database;
 use engine::server::{Need, PeerInput, Server};
 use engine::time::Now;
+use engine::zab::wire::{self, Kind};
 use engine::zab::{Entry, Links, Reach, Window};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -235,7 +236,7 @@ impl Errands {
 
     fn feed_streams(&mut self, server: &mut Server, ports: &mut Ports, (now, at_us): (Now, u64)) {
         let (mut ended, mut failed) = (Vec::new(), Vec::new());
-        let dice = &mut self.dice;
+        let (dice, breach) = (&mut self.dice, self.breach);
         let durable = ports.journal.reader().durable();
         self.streams.retain_mut(|s| {
             let Some(out) = ports.outs.get(&s.link) else { return false };
@@ -254,6 +255,7 @@ impl Errands {
                         ended.push((s.link, s.zxid));
                         return false;
                     }
+                    Ok(piece) if breach == Breach::HoleInDiff => s.piece = with_a_hole(&piece).into(),
                     Ok(piece) => s.piece = piece.into(),
                     Err(_) => {
                         ports.close(s.link);
@@ -376,6 +378,24 @@ impl Errands {
     pub fn is_busy(&self) -> bool {
         self.loading.is_some() || !self.streams.is_empty() || self.ready.is_some() || !self.queue.is_empty()
     }
+}
+
+/// The packets of a DIFF without the second transaction; anything else as it is.
+fn with_a_hole(piece: &[u8]) -> Vec<u8> {
+    let (mut out, mut at, mut proposals) = (Vec::new(), 0, Vec::new());
+    while let Ok(Some((p, n))) = wire::parse(&piece[at..], usize::MAX >> 1) {
+        if p.kind == Kind::Snap {
+            return piece.to_vec();
+        }
+        if p.kind == Kind::Proposal {
+            proposals.push(p.zxid);
+        }
+        if proposals.get(1) != Some(&p.zxid) {
+            out.extend_from_slice(&piece[at..at + n]);
+        }
+        at += n;
+    }
+    out
 }
 
 impl Reading {

@@ -42,6 +42,8 @@ pub struct Journal {
     /// Virtual time for which flushes have kept the core from everything else.
     pub stalled_us: u64,
     breach: Breach,
+    /// [`Breach::TwoWriters`]: a mark that waits for what follows it.
+    late_mark: Option<Vec<u8>>,
 }
 
 impl Journal {
@@ -72,6 +74,7 @@ impl Journal {
             sync_us,
             stalled_us: 0,
             breach,
+            late_mark: None,
         }
     }
 
@@ -179,6 +182,10 @@ impl Journal {
             self.last
         );
         if self.failed.is_some() {
+            if let Persist::Append(txn) = what {
+                // It may leave for others all the same.
+                self.truth.only_said(ticket, txn);
+            }
             return;
         }
         let bytes = match what {
@@ -197,8 +204,19 @@ impl Journal {
             }
             Persist::Epochs(epochs) => return self.write_epochs(ticket, epochs),
         };
-        match self.filling.push_slice(&bytes) {
-            Ok(()) => {
+        let bytes = match self.late_mark.take() {
+            // The cut stands where the transaction behind it should: they change places.
+            Some(mark) => self.filling.push_slice(&bytes).map(|()| mark),
+            None if self.breach == Breach::TwoWriters && matches!(what, Persist::Mark(Mark::Truncate(_))) => {
+                self.late_mark = Some(bytes);
+                self.last = ticket;
+                return;
+            }
+            None => Ok(bytes),
+        };
+        let pushed = bytes.and_then(|bytes| self.filling.push_slice(&bytes).map(|()| bytes));
+        match pushed {
+            Ok(bytes) => {
                 self.last = ticket;
                 self.bytes += bytes.len() as u64;
             }

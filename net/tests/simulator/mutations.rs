@@ -3,7 +3,7 @@
 use crate::plan::{Breach, Plan};
 use crate::scenarios::{
     by_log, by_snapshot, cut_after_a_restart, joining_under_load, snapshot_without_its_leader,
-    snapshots_of_a_tail,
+    snapshots_of_a_tail, tails_and_elections,
 };
 use crate::script::scene_once;
 use crate::world::World;
@@ -41,7 +41,19 @@ fn a_snapshot_that_never_reached_the_disk_is_noticed() {
 }
 #[test]
 fn cuts_that_were_not_logged_are_noticed() {
-    shows(Breach::NoTruncateMark, |p| p, cut_after_a_restart);
+    shows(Breach::NoTruncateMark, |p| Plan { think_us: 40_000, ..p }, cut_after_a_restart);
+}
+#[test]
+fn a_cut_behind_what_follows_it_is_noticed() {
+    shows(Breach::TwoWriters, |p| Plan { snapshot_every: 1_000_000, ..p }, tails_and_elections);
+}
+#[test]
+fn a_diff_with_a_hole_is_noticed() {
+    shows(
+        Breach::HoleInDiff,
+        |p| Plan { recover_ms: 5_000, think_us: 40_000, ..by_log(p) },
+        joining_under_load,
+    );
 }
 #[test]
 fn a_stream_without_sessions_is_noticed() {
@@ -49,5 +61,9 @@ fn a_stream_without_sessions_is_noticed() {
 }
 #[test]
 fn snapshots_of_what_is_not_committed_are_noticed() {
-    shows(Breach::SnapshotsAnyTime, |p| Plan { snapshot_every: 1, ..p }, snapshots_of_a_tail);
+    shows(
+        Breach::SnapshotsAnyTime,
+        |p| Plan { snapshot_every: 1, sync_us: 20_000, ..p },
+        snapshots_of_a_tail,
+    );
 }

@@ -18,6 +18,10 @@ pub enum Breach {
     InstallWithoutFile,
     /// Cuts of the history are not logged.
     NoTruncateMark,
+    /// A cut reaches the log behind the transaction that follows it, as from two writers.
+    TwoWriters,
+    /// A DIFF from the log lacks its second transaction.
+    HoleInDiff,
     /// A snapshot is streamed without the sessions.
     SnapWithoutSessions,
     /// Snapshots of a state that no role has confirmed, valid before the log is durable.
@@ -142,7 +146,7 @@ impl Plan {
             sync_us: 500,
             clients: 3,
             think_us: 5_000,
-            pipeline: 8,
+            pipeline: 16,
             session_ms: 4_000,
             reach: Reach { entries: 100_000, bytes: 1 << 30 },
             snapshot_every: 300,

@@ -72,10 +72,9 @@ impl Snapshots {
     /// Starts, continues, ends one. An error costs the attempt, as long as the disk lives.
     pub fn step(&mut self, server: &Server, journal: &Journal) -> Result<(), WalError> {
         if let Some((mut writing, zxid)) = self.running.take() {
-            if writing.slice(7)? {
-                self.running = Some((writing, zxid));
-            } else if journal.reader().durable() < writing.position && self.breach != Breach::SnapshotsAnyTime
-            {
+            let hasty = self.breach == Breach::SnapshotsAnyTime;
+            let waits = !hasty && journal.reader().durable() < writing.position;
+            if writing.slice(7)? || waits {
                 self.running = Some((writing, zxid));
             } else {
                 writing.writer.finish(zxid)?;

@@ -45,6 +45,11 @@ impl Truth {
         self.fresh.push((self.last(), entry.clone()));
         self.log.push(entry);
     }
+    /// Proposed, and not in the log.
+    pub fn only_said(&mut self, ticket: Ticket, txn: &[u8]) {
+        let behind = self.fresh.last().map_or(self.last(), |(_, e)| e.zxid);
+        self.fresh.push((behind, Entry { zxid: zxid_of(txn), txn: Arc::from(txn), ticket }));
+    }
     pub fn mark(&mut self, mark: Mark) {
         match mark {
             Mark::Truncate(to) => {

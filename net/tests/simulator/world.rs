@@ -232,9 +232,9 @@ impl World {
                 self.election_event(a, b, side, generation, message);
             }
             Ev::ElectionTry { a, b } => self.election_try(a, b),
-            Ev::ToServer { conn, bytes } => self.to_server_event(conn, &bytes),
+            Ev::ToServer { conn, bytes } => self.arrived_at_server(conn, &bytes),
             Ev::EndAtServer { conn } => self.end_at_server(conn),
-            Ev::ToClient { conn, bytes } => self.to_client_event(conn, &bytes),
+            Ev::ToClient { conn, bytes } => self.arrived_at_client(conn, &bytes),
             Ev::EndAtClient { conn } => self.end_at_client(conn),
             Ev::Client { client } => self.client_event(client),
             Ev::Start { node, life } => {
@@ -489,7 +489,7 @@ impl World {
         }
     }
 
-    fn to_server_event(&mut self, conn: usize, bytes: &[u8]) {
+    fn arrived_at_server(&mut self, conn: usize, bytes: &[u8]) {
         let c = &self.conns[conn];
         let (node, seat) = (c.node, c.seat);
         if !c.open[1] || self.nodes[node].life != c.life {
@@ -511,7 +511,7 @@ impl World {
             self.wake_seat(node, seat);
         }
     }
-    fn to_client_event(&mut self, conn: usize, bytes: &[u8]) {
+    fn arrived_at_client(&mut self, conn: usize, bytes: &[u8]) {
         if !self.conns[conn].open[0] {
             return;
         }
