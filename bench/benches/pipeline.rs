@@ -38,7 +38,8 @@ impl Core {
     /// A group of writes through prep, apply, publication and collection.
     fn group<'a>(&mut self, op: Op, bodies: impl Iterator<Item = &'a Vec<u8>>) {
         for body in bodies {
-            let ask = Ask { session: SessionId(1), cxid: 1, op, body, ids: &self.ids, live: true, moved: false };
+            let ask =
+                Ask { session: SessionId(1), cxid: 1, op, body, ids: &self.ids, live: true, moved: false };
             self.made.push(self.prep.propose(&self.db, &self.limits, ask, WallMs(1)));
         }
         self.batch.clear();
