@@ -508,7 +508,15 @@ fn take_in(
                     sessions.insert(id, timeout_ms);
                 }
                 Record::Node { path, data, acl, stat } => {
-                    let acl = acl.unwrap_or_default();
+                    // The transaction that brings its list follows; until then nobody may see it.
+                    let unknown;
+                    let acl = match acl {
+                        Some(acl) => acl,
+                        None => {
+                            unknown = engine::foreign::snapshot::nobody();
+                            &unknown[..]
+                        }
+                    };
                     db.load_node(path, data, acl, &stat)
                         .map_err(|e| anyhow!("node {path} cannot be loaded: {e:?}"))?;
                 }
