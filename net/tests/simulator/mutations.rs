@@ -41,7 +41,7 @@ fn a_snapshot_that_never_reached_the_disk_is_noticed() {
 }
 #[test]
 fn cuts_that_were_not_logged_are_noticed() {
-    shows(Breach::NoTruncateMark, |p| Plan { think_us: 40_000, ..p }, cut_after_a_restart);
+    shows(Breach::NoTruncateMark, |p| Plan { recover_ms: 5_000, think_us: 40_000, ..p }, cut_after_a_restart);
 }
 #[test]
 fn a_cut_behind_what_follows_it_is_noticed() {

@@ -52,7 +52,7 @@ pub struct Plan {
     pub clients: usize,
     /// How long faults go on, virtual ms.
     pub chaos_ms: u64,
-    /// How long the ensemble has to recover behind them, virtual ms.
+    /// How long the ensemble has to recover behind them, and a step of a script at most, virtual ms.
     pub recover_ms: u64,
     pub rates: Rates,
     pub tick_ms: u64,

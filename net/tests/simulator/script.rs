@@ -6,9 +6,6 @@ use crate::plan::Plan;
 use crate::runs::{Outcome, guarded, recover, who_serves};
 use crate::world::{Death, Ev, World};
 
-/// The longest that a step waits, virtual ms.
-const STEP_MS: u64 = 60_000;
-
 /// Plays a script in two worlds; behind it everybody has to recover and agree.
 pub fn scene(name: &str, shape: impl Fn(Plan) -> Plan, script: impl Fn(&mut World)) {
     for seed in seeds(name) {
@@ -51,7 +48,7 @@ fn seeds(name: &str) -> Vec<u64> {
 
 impl World {
     fn must(&mut self, what: &str, so: impl FnMut(&World) -> bool) {
-        let until = self.at_us + STEP_MS * 1000;
+        let until = self.at_us + self.plan.recover_ms * 1000;
         let came = self.run_until(until, so);
         assert!(came, "waited for {what}: {}", who_serves(self));
     }
