@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 /// A lone server keeps nothing behind what is applied.
 pub(super) const REACH_ALONE: Reach = Reach { entries: 0, bytes: 0 };
-/// Bytes of one learner's requests that may wait for room; above, its link is given up.
+/// Bytes of all learners' requests that may wait for room; whoever forwards more gives up its link.
 const FORWARDED_BYTES_MAX: usize = 256 << 20;
 /// A counter this close to its end is spent: the leader lets another epoch begin, in order.
 const COUNTER_SPENT: u32 = u32::MAX - 16;

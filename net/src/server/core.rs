@@ -32,6 +32,8 @@ const SPARE_BATCH_BYTES: usize = 4 << 20;
 /// Pieces of garbage freed per step.
 const COLLECT_PER_STEP: usize = 4096;
 
+/// Bytes of proposals that a learner holds, settled ones included, above which it reads no more of them.
+const LEARNER_BYTES_MAX: usize = 320 << 20;
 /// How often the server speaks for clients while it takes nothing from the shards, ms.
 const VOUCH_MS: u64 = 500;
 
@@ -71,6 +73,7 @@ impl Core {
     pub fn step(&mut self) -> bool {
         let now = self.clock.now();
         self.take_durable(now);
+        self.hold_leader();
         self.take_peers(now);
         let took = self.take_requests(now);
         if !self.may_take() && now.mono.since(self.vouched_at) >= VOUCH_MS {
@@ -106,6 +109,14 @@ impl Core {
         while let Some(ticket) = self.ports.journal.poll() {
             self.shared.book_sync(&self.ports.journal.stats());
             self.server.durable(ticket, now, &mut self.ports);
+        }
+    }
+
+    /// A learner whose disk or shards do not keep up leaves its leader's bytes in the socket.
+    fn hold_leader(&mut self) {
+        let Some(peers) = &mut self.ports.peers else { return };
+        if let Some(link) = self.server.zab().leader_link() {
+            peers.set_reading(link, self.server.zab().window().bytes() < LEARNER_BYTES_MAX);
         }
     }
 
