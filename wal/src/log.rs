@@ -231,8 +231,8 @@ impl Log {
         self.shared.work_once()
     }
 
-    /// Sets up writing without blocking: the descriptor becomes readable when the group in flight is finished.
-    /// `None` where io_uring or direct I/O is refused: use `write` on a thread of its own then.
+    /// Sets up writing without blocking: the descriptor becomes readable anew each time the group in flight is finished.
+    /// Watch it edge-triggered: it may stay readable for a while. `None` where io_uring or direct I/O is refused: use `write` on a thread of its own then.
     pub fn enable_submit(&mut self) -> Option<BorrowedFd<'_>> {
         self.current.file.direct_fd()?;
         if self.uring.is_none() {
@@ -280,7 +280,7 @@ impl Log {
     }
 
     /// The group in flight, if it is finished: emptied, and the position up to which the log is durable. Never
-    /// blocks. Resets the descriptor.
+    /// blocks.
     pub fn complete(&mut self) -> Option<(Group, Result<Position, WalError>)> {
         self.take_finished(false)
     }

@@ -100,7 +100,6 @@ impl Uring {
 
     /// The group and its outcome, if it is done.
     pub fn take(&mut self, wait: bool) -> Option<(Group, io::Result<()>)> {
-        self.drain_event();
         let flight = self.flight.as_mut()?;
         if flight.done.is_none() {
             let ring = self.ring.as_mut()?;
@@ -121,6 +120,9 @@ impl Uring {
             };
             flight.done = Some(outcome(flight, cqe.result()));
         }
+        // Only now: nobody pays for a system call while the write is still under way. The kernel may announce the
+        // completion a moment after it can be seen; then the next one adds to the count, and both are read together.
+        self.drain_event();
         let flight = self.flight.take()?;
         Some((flight.group, flight.done.unwrap_or_else(|| Err(io::ErrorKind::Other.into()))))
     }
