@@ -80,12 +80,25 @@ impl Window {
 
     /// The place of the first entry above `zxid`; `None` when entries between may have left the window.
     pub fn after(&self, zxid: Zxid) -> Option<Place> {
-        (zxid >= self.base).then(|| self.first + self.entries.partition_point(|e| e.zxid <= zxid) as u64)
+        (zxid >= self.base).then(|| {
+            let behind = self.index_of(zxid).map(|i| i + 1);
+            self.first + behind.unwrap_or_else(|| self.entries.partition_point(|e| e.zxid <= zxid)) as u64
+        })
     }
 
     /// Whether exactly this zxid is the base or an entry.
     pub fn holds(&self, zxid: Zxid) -> bool {
-        zxid == self.base || self.entries.binary_search_by_key(&zxid, |e| e.zxid).is_ok()
+        zxid == self.base
+            || self.index_of(zxid).is_some()
+            || self.entries.binary_search_by_key(&zxid, |e| e.zxid).is_ok()
+    }
+
+    /// Where an entry of the newest epoch stands: within an epoch zxids have no gap, so no search is needed. `None` says
+    /// nothing.
+    fn index_of(&self, zxid: Zxid) -> Option<usize> {
+        let back = self.last().0.checked_sub(zxid.0)?;
+        let index = self.entries.len().checked_sub(1 + usize::try_from(back).ok()?)?;
+        (self.entries[index].zxid == zxid).then_some(index)
     }
 
     /// The zxid of the entry before `place`, or the base.
@@ -144,6 +157,17 @@ mod tests {
         assert_eq!(w.after(Zxid(4)), None, "what followed 4 may have left");
         assert!(w.holds(Zxid(5)) && w.holds(Zxid(7)) && !w.holds(Zxid(8)) && !w.holds(Zxid(4)));
         assert_eq!((w.before(1), w.before(2), w.before(4)), (Zxid(5), Zxid(6), Zxid(20)));
+    }
+
+    #[test]
+    fn places_are_found_with_and_without_a_search() {
+        let w = window(&[5, 6, 7, 20, 21, 22]);
+        let places: Vec<_> = (5..=23).map(|z| w.after(Zxid(z)).unwrap_or(0)).collect();
+        assert_eq!(places, [1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 5, 6, 6]);
+        let held: Vec<u64> = (0..30).filter(|z| w.holds(Zxid(*z))).collect();
+        assert_eq!(held, [5, 6, 7, 20, 21, 22]);
+        let empty = window(&[9]);
+        assert_eq!((empty.after(Zxid(9)), empty.after(Zxid(8)), empty.holds(Zxid(9))), (Some(1), None, true));
     }
 
     #[test]
