@@ -439,7 +439,7 @@ impl Server {
     fn revalidated(&mut self, session: SessionId, valid: bool, now: Now, out: &mut dyn Ports) {
         let c = match self.learning.answered(session) {
             Some(Asker::Client(c)) => c,
-            Some(Asker::Observer(link)) => return self.zab.answer(link, session, valid, out),
+            Some(Asker::Observer(link)) => return self.moved_to_observer(link, session, valid, out),
             None => return,
         };
         let granted = if valid {
@@ -449,6 +449,17 @@ impl Server {
             None
         };
         self.attached(&c, granted);
+    }
+
+    /// The leader knows only that the session is at this server: which connection it has left is known here.
+    fn moved_to_observer(&mut self, link: LinkId, session: SessionId, valid: bool, out: &mut dyn Ports) {
+        if valid
+            && !self.tracker.is_local(session)
+            && let Some(former) = self.tracker.remove(session)
+        {
+            self.control(Target::Conn(former, Act::Close));
+        }
+        self.zab.answer(link, session, valid, out);
     }
 
     // ----- leader
