@@ -104,15 +104,26 @@ struct Net {
 
 impl Net {
     fn of(voters: &[i64]) -> Net {
+        Net::with_observers(voters, &[])
+    }
+
+    /// The observers are not started.
+    fn with_observers(voters: &[i64], observers: &[i64]) -> Net {
         let mut net = Net { now: 1, ..Net::default() };
         for id in voters {
-            net.add(*id, text(voters, &[]));
+            net.add(*id, text(voters, observers));
         }
+        net.until("a leader", |n| n.leader().is_some() && n.member(1).role() != Role::Looking);
+        net.run(50);
         net
     }
 
     fn add(&mut self, id: i64, text: String) {
-        let ports = Ports::default();
+        self.add_with(id, text, Epochs::default());
+    }
+
+    fn add_with(&mut self, id: i64, text: String, epochs: Epochs) {
+        let ports = Ports { epochs, ..Ports::default() };
         let (input, applied) = (BTreeMap::new(), Vec::new());
         self.nodes.insert(id, Node { member: None, text, ports, stuck: false, input, applied });
         self.start(id);
@@ -353,10 +364,7 @@ impl Net {
 }
 
 fn three() -> Net {
-    let mut net = Net::of(&[1, 2, 3]);
-    net.until("a leader", |n| n.leader().is_some() && n.member(1).role() != Role::Looking);
-    net.run(50);
-    net
+    Net::of(&[1, 2, 3])
 }
 
 #[test]
@@ -473,6 +481,74 @@ fn a_reconfiguration_that_was_under_way_is_finished_or_forgotten() {
         (1..=3).all(|id| n.member(id).members().version >= change.0 && n.role(id) != Some(Role::Looking))
     });
     net.until("a leader of the new members", |n| n.leader().is_some_and(|l| rest.contains(&l)));
+}
+
+/// An observer that a candidate has told of a later epoch, before that candidate failed.
+#[test]
+fn an_observer_with_a_later_promise_follows_and_counts_for_nothing() {
+    let mut net = Net::with_observers(&[1, 2, 3], &[4]);
+    let leader = net.leader().unwrap();
+    let promised = Epochs { accepted: 9, current: 0 };
+    net.add_with(4, text(&[1, 2, 3], &[4]), promised);
+    net.until("the observer", |n| n.role(4) == Some(Role::Observing));
+    let zxid = net.propose(None);
+    net.until("a write", |n| n.all_have(&[1, 2, 3, 4], zxid));
+    net.run(1_000);
+    assert_eq!((net.leader(), net.elections), (Some(leader), 1), "nobody has to elect again for its sake");
+    assert_eq!(net.member(4).epochs(), Epochs { accepted: 9, current: 1 }, "the promise stands");
+
+    // With a vote the promise counts: it follows no leader of this epoch any more, and one of a later epoch leads.
+    net.propose(Some(&text(&[1, 2, 3, 4], &[])));
+    net.until("its vote", |n| n.role(4) == Some(Role::Following));
+    let zxid = net.propose(None);
+    net.until("a write", |n| n.all_have(&[1, 2, 3, 4], zxid));
+    for id in 1..=4 {
+        assert!(net.member(id).epochs().current > 9, "server {id}: {:?}", net.member(id).epochs());
+    }
+}
+
+#[test]
+fn an_observer_with_a_later_history_waits_until_its_leader_is_elected_again_above_it() {
+    let mut net = Net::with_observers(&[1, 2, 3], &[4]);
+    let leader = net.leader().unwrap();
+    net.add_with(4, text(&[1, 2, 3], &[4]), Epochs { accepted: 9, current: 9 });
+    net.run(2_000);
+    assert_eq!((net.leader(), net.elections), (Some(leader), 1), "nobody has to elect again for its sake");
+    assert!(matches!(net.role(4), Some(Role::Looking | Role::Joining)), "{:?}", net.role(4));
+    let others: Vec<i64> = (1..=3).filter(|id| *id != leader).collect();
+    others.iter().for_each(|id| net.crash(*id));
+    net.until("the end of its lead", |n| n.leader().is_none());
+    others.iter().for_each(|id| net.start(*id));
+    net.until("its next lead", |n| n.leader().is_some_and(|l| n.member(l).epochs().current > 9));
+    net.until("the observer", |n| n.role(4) == Some(Role::Observing));
+}
+
+/// What an observer says may count for a reconfiguration that gives it a vote; not if it has promised a later epoch.
+#[test]
+fn a_later_promise_does_not_count_for_a_reconfiguration_under_way() {
+    let mut net = Net::with_observers(&[1, 2, 3], &[4]);
+    // Everybody has it, and nobody knows that it is committed: the next leader finishes it, with a quorum of both.
+    for id in 1..=3 {
+        net.nodes.get_mut(&id).unwrap().stuck = true;
+    }
+    net.propose(Some(&text(&[1, 2, 3, 4], &[])));
+    net.run(20);
+    for id in 1..=3 {
+        net.crash(id);
+        net.nodes.get_mut(&id).unwrap().stuck = false;
+    }
+    for id in 1..=3 {
+        net.start(id);
+    }
+    let waits = |n: &Net, id| n.role(id) == Some(Role::Discovering) && n.member(id).epochs().current == 2;
+    net.until("a leader that others have promised to follow", |n| (1..=3).any(|id| waits(n, id)));
+    let leader = (1..=3).find(|id| waits(&net, *id)).unwrap();
+    // Two of the four hold its history: another one is needed.
+    net.nodes.get_mut(&(1 + leader % 3)).unwrap().stuck = true;
+    net.add_with(4, text(&[1, 2, 3], &[4]), Epochs { accepted: 9, current: 0 });
+    net.until("the change", |n| n.leader().is_some_and(|l| n.member(l).members().voters().len() == 4));
+    let leader = net.leader().unwrap();
+    assert!(net.member(leader).epochs().current > 9, "{:?}", net.member(leader).epochs());
 }
 
 #[test]

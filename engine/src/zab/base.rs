@@ -79,7 +79,7 @@ pub(super) struct Base {
     /// Whom to follow when the present role ends: a reconfiguration has designated it.
     pub heir: Option<ServerId>,
     pub epochs: Epochs,
-    /// A voter has promised this epoch: the next one led from here is later.
+    /// A member has promised this epoch: the next one led from here is later.
     pub epoch_floor: u32,
     /// The state holds what the log has made void: it must be loaded again, or replaced, before it is used.
     pub dirty: bool,

@@ -74,6 +74,8 @@ struct Peer {
     name: String,
     observer: bool,
     voter: bool,
+    /// It has promised a later epoch than this leader's: it may follow if it has no vote, and counts for nothing.
+    ahead: bool,
     step: Step,
     /// The next entry to be sent as PROPOSAL (INFORM).
     cursor: Place,
@@ -174,6 +176,7 @@ impl Leader {
             name,
             observer: true,
             voter: false,
+            ahead: false,
             step: Step::Hello,
             cursor: 0,
             commit_at: 0,

@@ -195,7 +195,7 @@ impl Learner {
                 self.leader, self.epoch
             )));
         }
-        if self.epoch < base.epochs.accepted {
+        if self.epoch < base.epochs.accepted && !self.may_be_guest(base) {
             return Err(Why::new(format!(
                 "leader {} has epoch {}, but this server has promised to follow epoch {}",
                 self.leader, self.epoch, base.epochs.accepted
@@ -210,6 +210,13 @@ impl Learner {
         self.stage = Stage::Promising { ticket, first };
         self.durable(base, ports);
         Ok(())
+    }
+
+    /// Whether it may follow a leader of an earlier epoch than it has promised. A promise keeps a quorum from following two
+    /// leaders at a time, so one of a server without a vote binds nobody: it follows, stands to its promise for when it has a
+    /// vote, and counts nowhere. But if it holds the history of a later leader, this one is none any more.
+    fn may_be_guest(&self, base: &Base) -> bool {
+        !base.votes(base.settings.me) && base.epochs.current <= self.epoch
     }
 
     fn trunc(&mut self, base: &mut Base, to: Zxid, ports: &mut dyn Ports) -> Handled {
@@ -342,6 +349,13 @@ impl Learner {
                 .map_err(|why| Why::new(format!("the members in NEWLEADER make no sense: {why}")))?;
             base.see(members.clone());
             self.announced = Some(Arc::new(members));
+        }
+        if self.epoch < base.epochs.accepted && !self.may_be_guest(base) {
+            // Its acknowledgement would count.
+            return Err(Why::new(format!(
+                "it is of epoch {}, and by its members this server, which has promised epoch {}, has a vote",
+                self.epoch, base.epochs.accepted
+            )));
         }
         // Tickets are in order: when this one is durable, so is all the history before it.
         let ticket = base.set_epochs(Epochs { accepted: base.epochs.accepted, current: self.epoch }, ports);

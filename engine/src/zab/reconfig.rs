@@ -44,6 +44,11 @@ impl Base {
         self.members.is_voter(id) || self.next.as_ref().is_some_and(|m| m.is_voter(id))
     }
 
+    /// Whether a server is a member, now or after the reconfiguration under way.
+    pub fn knows(&self, id: ServerId) -> bool {
+        self.members.get(id).is_some() || self.next.as_ref().is_some_and(|m| m.get(id).is_some())
+    }
+
     /// A quorum of the members, and of those of the reconfiguration under way.
     pub fn quorum(&self, has: impl Fn(ServerId) -> bool) -> bool {
         self.members.quorum(&has) && self.next.as_ref().is_none_or(|m| m.quorum(&has))

@@ -12,6 +12,8 @@ use crate::zab::member::Event;
 use crate::zab::wire::{Kind, LearnerInfo, Packet, put_packet};
 use crate::zab::{Epochs, Ports};
 
+/// No observer takes the last epochs away, however its files came about.
+const GUEST_EPOCH_MAX: u32 = EPOCH_MAX / 2;
 /// The protocol that a leader speaks (fact sheet 8.1).
 const PROTOCOL: i32 = 0x10000;
 
@@ -67,9 +69,15 @@ impl Leader {
             base.tell(Event::LearnerGone(old));
             self.peers.remove(&old);
         }
-        if voter && !observer && self.stage != Stage::Epoch && p.zxid.epoch() > self.epoch {
-            self.outdated = Some(p.zxid.epoch());
-            base.epoch_floor = base.epoch_floor.max(p.zxid.epoch());
+        let promised = p.zxid.epoch();
+        if voter && !observer && self.stage != Stage::Epoch && promised > self.epoch {
+            self.outdated = Some(promised);
+            base.epoch_floor = base.epoch_floor.max(promised);
+        }
+        if observer && base.knows(id) && promised < GUEST_EPOCH_MAX {
+            // An Apache server follows nobody below its promise, also without a vote. Nobody elects anew for its sake, but the
+            // next leader's epoch is above it.
+            base.epoch_floor = base.epoch_floor.max(promised);
         }
         let Some(peer) = self.peers.get_mut(&link) else { return Ok(()) };
         (peer.id, peer.observer, peer.voter, peer.step) = (id, observer, voter, Step::Epoch);
@@ -114,6 +122,8 @@ impl Leader {
         for (&link, peer) in self.peers.iter_mut().filter(|(_, p)| p.step == Step::Epoch) {
             put_packet(ports.out(link), Kind::LeaderInfo, Zxid::new(self.epoch, 0), Some(&data));
             peer.step = Step::AckEpoch;
+            peer.ahead = peer.acked.epoch() > self.epoch;
+            peer.voter &= !peer.ahead;
             peer.acked = Zxid::ZERO;
         }
     }
@@ -172,7 +182,7 @@ impl Leader {
         for (link, last) in due {
             // A learner that could not elect counts from here on.
             let Some(peer) = self.peers.get_mut(&link) else { continue };
-            peer.voter = base.votes(peer.id);
+            peer.voter = base.votes(peer.id) && !peer.ahead;
             peer.heard_at = now;
             self.begin(base, link, last, ports);
         }

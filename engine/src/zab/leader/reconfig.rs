@@ -17,7 +17,7 @@ impl Leader {
     pub fn recount(&mut self, base: &Base) {
         // Those before the synchronisation are counted when that begins.
         for peer in self.peers.values_mut().filter(|p| p.step >= Step::Streaming) {
-            peer.voter = base.votes(peer.id);
+            peer.voter = base.votes(peer.id) && !peer.ahead;
         }
     }
 
