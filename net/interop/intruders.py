@@ -290,7 +290,15 @@ def snap(stream):
     return lambda leader: pw.packet(pw.SNAP, far(leader)) + stream
 
 
+def stops(leader, peer):
+    """Half of a snapshot, and then nothing: a leader that is paused. `initLimit` is how long that may last."""
+    leader.discovery(peer)
+    peer.send(snap(snapshot_stream(400))(leader))
+    assert peer.closed(20.0), "the victim waits for ever"
+
+
 LIARS = {
+    "half of a snapshot and then nothing": stops,
     "a snapshot stream cut in its nodes": sends(snap(snapshot_stream(400))),
     "a snapshot stream cut before its signature": sends(snap(snapshot_stream(-10))),
     "a snapshot stream of noise": sends(snap(b"\x7f\xff\xff\xff" + b"\x55" * 4000)),

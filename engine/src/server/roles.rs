@@ -381,6 +381,11 @@ impl Server {
         self.zab.stream_ended(link, zxid, now.mono, out);
         self.events(now, out);
     }
+    /// Learner: what is seen of the stream. `came`: bytes of it; `waiting`: all of them are used up, and the leader has to
+    /// send more. A leader that does not is given up ([`Server::tick`]).
+    pub fn stream_moved(&mut self, came: bool, waiting: bool, now: Now) {
+        self.zab.stream_moved(came, waiting, now.mono);
+    }
     /// Learner: the link whose bytes the driver reads, or lets wait.
     pub fn is_loading(&self) -> Option<LinkId> {
         self.zab.is_loading()

@@ -34,8 +34,8 @@ enum Stage {
     Promising { ticket: Ticket, first: bool },
     /// ACKEPOCH is sent.
     Promised,
-    /// The driver reads a snapshot, or rebuilds the state from disk.
-    Loading { zxid: Zxid, stream: bool },
+    /// The driver reads a snapshot, or rebuilds the state from disk. `waits`: for more bytes of the leader.
+    Loading { zxid: Zxid, stream: bool, waits: bool },
     /// Takes over the leader's history.
     Syncing,
     /// NEWLEADER came: history and epoch are being made durable.
@@ -134,17 +134,34 @@ impl Learner {
             self.link = ports.dial(self.leader);
             self.stage = Stage::Dialling;
         }
-        if now >= self.next_deadline(base) {
-            return Err(Why::new(format!("leader {} was silent for too long", self.leader)));
+        if now < self.next_deadline(base) {
+            return Ok(());
         }
-        Ok(())
+        if let Stage::Loading { zxid, .. } = self.stage {
+            return Err(Why::new(format!(
+                "its snapshot of {zxid} stopped in the middle: not a byte of it came for {} ms",
+                base.settings.init_ms()
+            )));
+        }
+        Err(Why::new(format!("leader {} was silent for too long", self.leader)))
+    }
+
+    /// What the driver sees of the stream: whether bytes came, and whether it waits for more.
+    pub fn stream_moved(&mut self, came: bool, waiting: bool, now: MonoMs) {
+        if let Stage::Loading { stream: true, waits, .. } = &mut self.stage {
+            if came || !*waits {
+                self.heard_at = now;
+            }
+            *waits = waiting;
+        }
     }
 
     pub fn next_deadline(&self, base: &Base) -> MonoMs {
         match self.stage {
             Stage::Away { again_at } => again_at,
             Stage::Live | Stage::Taken => self.heard_at.plus(base.settings.sync_ms()),
-            Stage::Loading { .. } => MonoMs(u64::MAX),
+            // What is read, written or loaded here takes as long as it takes; a leader that says nothing does not.
+            Stage::Loading { waits: false, .. } => MonoMs(u64::MAX),
             _ => self.heard_at.plus(base.settings.init_ms()),
         }
     }
@@ -165,7 +182,7 @@ impl Learner {
             }
             (Stage::Promised, Kind::Trunc) => self.trunc(base, p.zxid, ports),
             (Stage::Promised, Kind::Snap) => {
-                self.stage = Stage::Loading { zxid: p.zxid, stream: true };
+                self.stage = Stage::Loading { zxid: p.zxid, stream: true, waits: true };
                 base.tell(Event::Install { link: self.link, zxid: p.zxid });
                 Ok(())
             }
@@ -238,13 +255,13 @@ impl Learner {
         base.persist(Persist::Mark(Mark::Truncate(to)), ports);
         // From here on the log says less than memory: if this role ends before the state is there, nothing of it counts.
         (base.dirty, base.settings.empty) = (true, true);
-        self.stage = Stage::Loading { zxid: to, stream: false };
+        self.stage = Stage::Loading { zxid: to, stream: false, waits: false };
         base.tell(Event::Rebuild { zxid: to });
     }
 
     /// The driver has replaced the state: it is what the leader asked for, and durable.
     pub fn loaded(&mut self, base: &mut Base, now: MonoMs, ports: &mut dyn Ports) -> Handled {
-        let Stage::Loading { zxid, stream } = self.stage else { return Ok(()) };
+        let Stage::Loading { zxid, stream, .. } = self.stage else { return Ok(()) };
         self.heard_at = now;
         if stream {
             base.persist(Persist::Mark(Mark::Installed(zxid)), ports);

@@ -560,6 +560,13 @@ impl Member {
             _ => None,
         }
     }
+    /// Learner: what the driver sees of the stream. `came`: bytes of it; `waiting`: all that came is used up, and it is not
+    /// whole. Only then does the leader's silence count: `initLimit` without a byte, however long the whole takes.
+    pub fn stream_moved(&mut self, came: bool, waiting: bool, now: MonoMs) {
+        if let Phase::Learner(l) = &mut self.phase {
+            l.stream_moved(came, waiting, now);
+        }
+    }
     /// Learner: a snapshot of this zxid is durable and is the state now; there is no history before it.
     pub fn installed(&mut self, zxid: Zxid, now: MonoMs, ports: &mut dyn Ports) {
         self.base.window.restart(zxid);

@@ -26,6 +26,7 @@ use engine::zab::wire::Kind;
 use engine::zab::{Links, Reach, Window};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use wal::snapshot::SnapshotWriter;
 use wal::{DataDir, Position};
@@ -63,6 +64,8 @@ enum Loading {
         link: LinkId,
         to_thread: Option<Sender<Vec<u8>>>,
         waiting: Option<Vec<u8>>,
+        /// Its thread has seen the end: the leader owes nothing of it any more.
+        whole: Arc<AtomicBool>,
         done: Receiver<Result<Received>>,
     },
     Disk(Receiver<Result<(Database, Window)>>),
@@ -178,7 +181,7 @@ impl Errands {
             return;
         }
         if server.is_loading() == Some(link) {
-            return self.feed_loading(link, ports);
+            return self.feed_loading(link, server, ports, now);
         }
         let Some(peers) = &mut ports.peers else { return };
         // The buffer is lent out while the engine answers into others.
@@ -188,7 +191,7 @@ impl Errands {
             peers.give_back(link, bytes, used);
         }
         if server.is_loading() == Some(link) {
-            self.feed_loading(link, ports);
+            self.feed_loading(link, server, ports, now);
         }
     }
 
@@ -295,8 +298,12 @@ impl Errands {
         let (tell, done) = bounded(1);
         let (data, shards, wake) = (self.data.clone(), self.shards, self.wake.clone());
         let digests = self.config.limits.digest;
+        let whole = Arc::new(AtomicBool::new(false));
+        let seen = whole.clone();
         let spawned = std::thread::Builder::new().name("snap-in".into()).spawn(move || {
             let taken = take_in(&pieces, &*wake, shards, zxid);
+            seen.store(true, Ordering::Release);
+            wake.wake();
             let result = taken.and_then(|(db, rest)| {
                 Ok(Received { file: store(&data, position, digests, &db)?, db, rest, pieces })
             });
@@ -308,8 +315,8 @@ impl Errands {
                 tracing::info!("receiving a snapshot at {zxid}");
                 self.behind = None;
                 self.loading =
-                    Some(Loading::Stream { link, to_thread: Some(to_thread), waiting: None, done });
-                self.feed_loading(link, ports);
+                    Some(Loading::Stream { link, to_thread: Some(to_thread), waiting: None, whole, done });
+                self.feed_loading(link, server, ports, now);
             }
             Err(e) => server.give_up_role(format!("the thread for a snapshot cannot start: {e}"), now, ports),
         }
@@ -343,8 +350,8 @@ impl Errands {
     }
 
     /// Hands bytes of the link to the thread that reads the stream, as far as it takes them.
-    fn feed_loading(&mut self, link: LinkId, ports: &mut Ports) {
-        let (Some(Loading::Stream { link: from, to_thread: Some(to), waiting, .. }), Some(peers)) =
+    fn feed_loading(&mut self, link: LinkId, server: &mut Server, ports: &mut Ports, now: Now) {
+        let (Some(Loading::Stream { link: from, to_thread: Some(to), waiting, whole, .. }), Some(peers)) =
             (&mut self.loading, &mut ports.peers)
         else {
             return;
@@ -352,32 +359,32 @@ impl Errands {
         if *from != link {
             return;
         }
+        let mut came = false;
         loop {
             let piece = match waiting.take() {
                 Some(piece) => piece,
                 None => {
                     let there = peers.input(link);
                     if there.is_empty() {
-                        return;
+                        break;
                     }
                     let piece = there[..there.len().min(PIECE_BYTES)].to_vec();
                     peers.consume(link, piece.len());
+                    came = true;
                     piece
                 }
             };
             match to.try_send(piece) {
                 Ok(()) => {}
-                Err(TrySendError::Full(piece)) => {
+                // Full; or it has ended, and what it did not use comes back with its result.
+                Err(TrySendError::Full(piece) | TrySendError::Disconnected(piece)) => {
                     *waiting = Some(piece);
-                    return;
-                }
-                // It has ended; what it did not use comes back with its result.
-                Err(TrySendError::Disconnected(piece)) => {
-                    *waiting = Some(piece);
-                    return;
+                    break;
                 }
             }
         }
+        let idle = waiting.is_none() && to.is_empty() && !whole.load(Ordering::Acquire);
+        server.stream_moved(came, idle, now);
     }
 
     fn load(&mut self, server: &mut Server, ports: &mut Ports, now: Now) {
@@ -401,7 +408,7 @@ impl Errands {
             Some(Loading::Stream { link, waiting, done, .. }) => {
                 let link = *link;
                 match done.try_recv() {
-                    Err(TryRecvError::Empty) => self.feed_loading(link, ports),
+                    Err(TryRecvError::Empty) => self.feed_loading(link, server, ports, now),
                     Ok(Ok(Received { db, file, mut rest, pieces })) => {
                         // What was handed over while the thread wrote the file: the history behind the stream.
                         rest.extend(pieces.try_iter().flatten());

@@ -305,7 +305,9 @@ impl Errands {
                 let link = *link;
                 if due_us.is_none() {
                     let bytes = wires.take(link);
-                    match reading.feed(&bytes) {
+                    let fed = reading.feed(&bytes);
+                    server.stream_moved(!bytes.is_empty(), matches!(fed, Ok(false)), now);
+                    match fed {
                         Ok(false) => return,
                         Ok(true) => *due_us = Some(at_us + self.dice.delay_us(5_000)),
                         Err(e) => {
