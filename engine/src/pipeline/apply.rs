@@ -58,6 +58,8 @@ pub struct Database {
     /// The only writer of the tree.
     pub tree: tree::Writer,
     last: Zxid,
+    /// From here on the tree is that of `last` exactly; before, it holds parts of what was committed up to here.
+    whole_at: Zxid,
     sessions: HashMap<SessionId, i32>,
     ephemerals: HashMap<SessionId, HashSet<Arc<str>>>,
     /// How many there are in all.
@@ -80,6 +82,7 @@ impl Database {
         Database {
             tree,
             last: Zxid::ZERO,
+            whole_at: Zxid::ZERO,
             sessions: HashMap::new(),
             ephemerals: HashMap::new(),
             ephemeral_count: 0,
@@ -108,6 +111,23 @@ impl Database {
         self.last = last;
         self.sessions = sessions;
         self.index_quotas();
+    }
+
+    /// What was loaded is fuzzy: it was read while transactions behind its zxid were applied, nobody knows yet which.
+    pub fn set_fuzzy(&mut self) {
+        self.whole_at = Zxid::MAX;
+    }
+    /// All that a fuzzy state may hold beyond its zxid is committed up to this one.
+    pub fn set_whole_at(&mut self, zxid: Zxid) {
+        self.whole_at = zxid;
+    }
+    /// Whether it is known where the state is whole.
+    pub fn knows_whole(&self) -> bool {
+        self.whole_at != Zxid::MAX
+    }
+    /// Whether the state is that of [`Database::last`] exactly.
+    pub fn is_whole(&self) -> bool {
+        self.last >= self.whole_at
     }
 
     fn index_quotas(&mut self) {
@@ -185,7 +205,7 @@ impl Database {
         self.last = txn.header.zxid;
         match (origin, txn.digest) {
             (Origin::Own, Some(predicted)) => self.tree.adopt_digest(predicted),
-            (Origin::Foreign, Some(expected)) if self.tree.digest() != expected => {
+            (Origin::Foreign, Some(expected)) if self.is_whole() && self.tree.digest() != expected => {
                 let found = self.tree.digest();
                 self.notice(Notice::DigestMismatch { zxid: txn.header.zxid, expected, found });
             }

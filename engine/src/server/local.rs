@@ -26,11 +26,12 @@ impl Server {
         matches!(self.service, Service::ReadOnly)
     }
 
-    /// When read-only mode begins, unless a quorum is found before.
+    /// When read-only mode begins, unless a quorum is found before. Half a state is shown to nobody.
     pub(super) fn read_only_at(&self) -> Option<MonoMs> {
         let waits = self.limits.read_only_mode
             && matches!(self.service, Service::Closed { missing: 0 })
-            && self.zab.role() == Role::Looking;
+            && self.zab.role() == Role::Looking
+            && self.db.is_whole();
         let wait_ms = READ_ONLY_AFTER_MS.max(u64::from(self.limits.tick_ms));
         waits.then(|| self.zab.since().plus(wait_ms + 1))
     }

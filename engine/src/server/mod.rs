@@ -118,6 +118,8 @@ impl Server {
     pub fn new(limits: Arc<Limits>, db: Database, server_id: u8, shards: usize, now: Now) -> Server {
         let zab = Member::alone(Settings::alone(), Window::new(db.last(), roles::REACH_ALONE));
         let mut server = Server::with(limits, db, zab, server_id, shards, now);
+        // What its log does not say nobody else will.
+        server.db.set_whole_at(server.db.last());
         server.tracker.restart(server.db.sessions().iter(), now.mono);
         server.service = Service::Ordering(Box::new(Prep::new(&server.db, &server.limits)));
         server

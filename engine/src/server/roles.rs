@@ -176,12 +176,14 @@ impl Server {
                     "leading in epoch {epoch}, from {}",
                     self.zab.last_logged()
                 )));
+                self.know_whole(self.zab.last_logged(), out);
                 self.begin(self.zab.last_logged(), Some(epoch), now);
             }
-            Event::Following { leader, observer, .. } => {
+            Event::Following { leader, observer, whole, .. } => {
                 let verb = if observer { "observing" } else { "following" };
                 self.needs
                     .push_back(Need::Say(format!("{verb} server {leader}, from {}", self.zab.committed())));
+                self.know_whole(whole, out);
                 self.begin(self.zab.committed(), None, now);
             }
             Event::Request { link, session, cxid, op, body, ids } if self.zab.relayed().is_some() => {
@@ -228,6 +230,16 @@ impl Server {
             Event::Install { link, zxid } => self.needs.push_back(Need::Install { link, zxid }),
             Event::Rebuild { zxid } => self.needs.push_back(Need::Rebuild { zxid }),
             Event::Members => self.members_changed = true,
+        }
+    }
+
+    /// A snapshot that came from a leader may hold parts of what was committed while it was sent. All of that is in the
+    /// history with which any later role begins, so there the state is whole; no client is let in before, and no digest
+    /// compared.
+    fn know_whole(&mut self, upto: Zxid, out: &mut dyn Ports) {
+        if !self.db.knows_whole() {
+            self.db.set_whole_at(upto);
+            self.zab.note_whole(upto, out);
         }
     }
 
@@ -346,6 +358,7 @@ impl Server {
     pub fn install(&mut self, db: Database, now: Now, out: &mut dyn Ports) {
         let zxid = db.last();
         self.replace(db);
+        self.db.set_fuzzy();
         self.zab.installed(zxid, now.mono, out);
         self.events(now, out);
     }

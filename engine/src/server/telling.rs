@@ -201,7 +201,7 @@ impl Server {
     }
 
     fn note_digest(&mut self, zxid: Zxid) {
-        if self.limits.digest && zxid.0.is_multiple_of(DIGEST_EVERY) {
+        if self.limits.digest && self.db.is_whole() && zxid.0.is_multiple_of(DIGEST_EVERY) {
             if self.digests.len() == DIGESTS_MAX {
                 self.digests.pop_front();
             }

@@ -309,7 +309,12 @@ impl Learner {
                 put_packet(ports.out(self.link), Kind::Ack, Zxid::new(self.epoch, 0), None);
                 self.activate_synced(base)?;
                 self.stage = Stage::Live;
-                base.tell(Event::Following { leader: self.leader, link: self.link, observer: self.observer });
+                base.tell(Event::Following {
+                    leader: self.leader,
+                    link: self.link,
+                    observer: self.observer,
+                    whole: self.ack_above,
+                });
                 Ok(())
             }
             other => Err(Why::unexpected(other, "during the synchronisation")),

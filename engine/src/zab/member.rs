@@ -13,7 +13,7 @@ use super::learner::Learner;
 use super::members::Members;
 use super::window::{Entry, Window};
 use super::wire::{self, Kind, Notification, PeerState, put_packet_with};
-use super::{Epochs, Ports};
+use super::{Epochs, Mark, Persist, Ports};
 use crate::ids::{LinkId, ServerId, SessionId, Ticket, Zxid};
 use crate::proto::{Encode, Id};
 use crate::time::MonoMs;
@@ -27,8 +27,8 @@ pub enum Event {
     Looking { why: String },
     /// This server leads; its whole log is committed.
     Leading { epoch: u32 },
-    /// This server follows, synchronised.
-    Following { leader: ServerId, link: LinkId, observer: bool },
+    /// This server follows, synchronised. All that a snapshot of the leader may hold is committed up to `whole`.
+    Following { leader: ServerId, link: LinkId, observer: bool, whole: Zxid },
     /// Leader: a learner's request. `op` as on the wire.
     Request { link: LinkId, session: SessionId, cxid: i32, op: i32, body: Box<[u8]>, ids: Arc<[Id]> },
     /// Leader: a client with this session is with that learner now; may it be?
@@ -573,6 +573,10 @@ impl Member {
         // Its mark in the log comes with the next ticket; the snapshot stands before it, and so does its replay.
         self.base.restarted(zxid);
         self.with_learner(now, ports, |l, base, ports| l.loaded(base, now, ports));
+    }
+    /// The state that came as a snapshot is whole from this zxid on: for the log.
+    pub fn note_whole(&mut self, zxid: Zxid, out: &mut dyn Ports) {
+        self.base.persist(Persist::Mark(Mark::Whole(zxid)), out);
     }
     /// Learner: the state was rebuilt from disk, with this history.
     pub fn rebuilt(&mut self, window: Window, now: MonoMs, ports: &mut dyn Ports) {

@@ -7,6 +7,7 @@ use crate::ids::Zxid;
 
 const TRUNCATE: u8 = 1;
 const INSTALLED: u8 = 2;
+const WHOLE: u8 = 3;
 
 /// One record of the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,8 +22,11 @@ pub enum Record<'a> {
 pub enum Mark {
     /// Transactions before this record with a higher zxid are void.
     Truncate(Zxid),
-    /// The state of this zxid came as a snapshot: nothing before this record leads to what follows.
+    /// The state of this zxid came as a snapshot: nothing before this record leads to what follows. It may hold parts of
+    /// what was committed behind that zxid while it was sent.
     Installed(Zxid),
+    /// From this zxid on the state that came so is whole: it holds all up to there, and nothing else.
+    Whole(Zxid),
 }
 
 impl Mark {
@@ -34,6 +38,7 @@ impl Mark {
         let (kind, zxid) = match self {
             Mark::Truncate(z) => (TRUNCATE, z),
             Mark::Installed(z) => (INSTALLED, z),
+            Mark::Whole(z) => (WHOLE, z),
         };
         let mut out = [kind; Mark::BYTES];
         out[1..].copy_from_slice(&zxid.0.to_be_bytes());
@@ -52,6 +57,7 @@ impl<'a> Record<'a> {
         match *kind {
             TRUNCATE => Some(Record::Mark(Mark::Truncate(zxid))),
             INSTALLED => Some(Record::Mark(Mark::Installed(zxid))),
+            WHOLE => Some(Record::Mark(Mark::Whole(zxid))),
             _ => None,
         }
     }
@@ -63,7 +69,7 @@ mod tests {
 
     #[test]
     fn marks_and_transactions_are_told_apart() {
-        for m in [Mark::Truncate(Zxid(0x1_0000_0007)), Mark::Installed(Zxid(9))] {
+        for m in [Mark::Truncate(Zxid(0x1_0000_0007)), Mark::Installed(Zxid(9)), Mark::Whole(Zxid(10))] {
             assert_eq!(Record::decode(&m.encode()), Some(Record::Mark(m)));
         }
         assert_eq!(Record::decode(&[7; 32]), Some(Record::Txn(&[7; 32])));

@@ -16,7 +16,7 @@ use engine::ids::{SessionId, Zxid};
 use engine::proto::{Decoder, Encode};
 use engine::snapshot::{Parser, Record};
 use engine::tree;
-use engine::txn::TxnHeader;
+use engine::txn::{Txn, TxnHeader};
 use engine::zab;
 use std::fmt;
 use std::fs::{self, File};
@@ -60,8 +60,20 @@ struct Held {
     from: Position,
     /// Numbers and zxids of the records that count, in order.
     txns: Vec<(Position, Zxid)>,
+    whole: Whole,
     epochs: Option<Epochs>,
     my_id: Option<Vec<u8>>,
+}
+
+/// From which zxid on our newest snapshot, with the log behind it, is the tree of that zxid.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Whole {
+    /// Its own: it is one of ours.
+    AtOnce,
+    /// It came from a leader that wrote meanwhile.
+    From(Zxid),
+    /// The same, and it was never established how far.
+    Unknown,
 }
 
 /// Writes `to/version-2` from the data directory of a server that does not run. `log_dir` is where its log is.
@@ -143,13 +155,13 @@ fn read(data_dir: &Path, log_dir: &Path) -> Result<Held> {
             Err(e) => return Err(e.context("nothing leads to a whole state")),
         }
     }
-    let (snapshot, from, txns) = found.context("nothing leads to a whole state")?;
+    let (snapshot, from, (txns, whole)) = found.context("nothing leads to a whole state")?;
     let epochs = match SmallFile::new(&data, EPOCHS).read()? {
         None => None,
         Some(text) => Some(parse_epochs(&text).context("the file \"epochs\" does not hold two numbers")?),
     };
     let my_id = fs::read(data_dir.join("myid")).ok();
-    Ok(Held { snapshot, log, from, txns, epochs, my_id })
+    Ok(Held { snapshot, log, from, txns, whole, epochs, my_id })
 }
 
 fn parse_epochs(text: &[u8]) -> Option<Epochs> {
@@ -158,8 +170,10 @@ fn parse_epochs(text: &[u8]) -> Option<Epochs> {
     numbers.next().is_none().then_some(Epochs { accepted, current })
 }
 
-/// A snapshot, the place of the record behind it, and the transactions that count from there.
-type History = (Option<snapshot::Snapshot>, Position, Vec<(Position, Zxid)>);
+/// The transactions that count behind a snapshot, and what the log says of that.
+type Survivors = (Vec<(Position, Zxid)>, Whole);
+/// A snapshot, the place of the record behind it, and what follows.
+type History = (Option<snapshot::Snapshot>, Position, Survivors);
 
 /// What leads on from a snapshot, or from nothing.
 fn history(data: &DataDir, log: &Log, info: Option<&SnapshotInfo>, oldest: Position) -> Result<History> {
@@ -170,13 +184,13 @@ fn history(data: &DataDir, log: &Log, info: Option<&SnapshotInfo>, oldest: Posit
             "the log begins at record {oldest}, and records from {from} on are wanted: some between are missing"
         );
     }
-    let txns = survivors(log, from, start)?;
-    Ok((snapshot, from, txns))
+    Ok((snapshot, from, survivors(log, from, start)?))
 }
 
 /// The transactions behind the state of `start` that no later truncation voids.
-fn survivors(log: &Log, from: Position, start: Zxid) -> Result<Vec<(Position, Zxid)>> {
+fn survivors(log: &Log, from: Position, start: Zxid) -> Result<Survivors> {
     let mut txns: Vec<(Position, Zxid)> = Vec::new();
+    let mut whole = Whole::AtOnce;
     log.replay(from, |position, bytes| -> Result<()> {
         let last = txns.last().map_or(start, |(_, zxid)| *zxid);
         match zab::Record::decode(bytes) {
@@ -191,7 +205,8 @@ fn survivors(log: &Log, from: Position, start: Zxid) -> Result<Vec<(Position, Zx
             Some(zab::Record::Mark(zab::Mark::Truncate(upto))) => {
                 while txns.pop_if(|(_, zxid)| *zxid > upto).is_some() {}
             }
-            Some(zab::Record::Mark(zab::Mark::Installed(zxid))) if zxid == last => {}
+            Some(zab::Record::Mark(zab::Mark::Installed(zxid))) if zxid == last => whole = Whole::Unknown,
+            Some(zab::Record::Mark(zab::Mark::Whole(zxid))) => whole = Whole::From(zxid),
             Some(zab::Record::Mark(zab::Mark::Installed(zxid))) => bail!(
                 "a state of {zxid} came from another server at record {position}, and its snapshot cannot be read"
             ),
@@ -199,7 +214,25 @@ fn survivors(log: &Log, from: Position, start: Zxid) -> Result<Vec<(Position, Zx
         }
         Ok(())
     })?;
-    Ok(txns)
+    Ok((txns, whole))
+}
+
+/// The digest of the tree where it is whole, as ZooKeeper writes it behind a snapshot. `own` is that of the snapshot's nodes.
+fn footer(held: &Held, zxid: Zxid, own: Option<u64>) -> Result<Option<(Zxid, u64)>> {
+    let at = match held.whole {
+        Whole::Unknown => return Ok(None),
+        Whole::From(at) if at > zxid => at,
+        _ => return Ok(own.map(|d| (zxid, d))),
+    };
+    let Some((place, _)) = held.txns.iter().find(|(_, z)| *z == at) else { return Ok(None) };
+    let mut found = None;
+    held.log.replay(held.from, |position, bytes| -> Result<()> {
+        if position == *place {
+            found = Txn::decode(bytes).ok().and_then(|t| t.digest);
+        }
+        Ok(())
+    })?;
+    Ok(found.map(|d| (at, d)))
 }
 
 /// Appends to a file through a checksum.
@@ -258,7 +291,7 @@ fn write_snapshot(held: &Held, dir: &Path, files: &mut Vec<String>) -> Result<Zx
         }
         Ok(())
     })?;
-    end(out, &encoder, digest.map(|d| (zxid, d)))?;
+    end(out, &encoder, footer(held, zxid, digest)?)?;
     Ok(zxid)
 }
 

@@ -44,6 +44,8 @@ pub struct StartFigures {
     pub snapshot_ms: u64,
     pub replay_ms: u64,
     pub txns: u64,
+    /// Transactions of the log after which the tree had another digest, as far as they were counted.
+    pub digest_mismatches: u64,
 }
 
 /// See the module.
@@ -221,7 +223,7 @@ impl Desk {
                 outstanding: shared.outstanding() as u64,
                 stale_sessions_expired: g.expired,
                 stale_requests_dropped: g.dropped_stale,
-                digest_mismatches: g.digest_mismatches,
+                digest_mismatches: g.digest_mismatches + self.start.digest_mismatches,
                 proposals: g.proposals,
                 commits: g.commits,
                 proposal_size: sizes_of(&g.proposal_sizes),

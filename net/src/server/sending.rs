@@ -111,6 +111,7 @@ impl Sending {
                     run.cuts.push((at, to));
                 }
                 Some(Record::Mark(Mark::Installed(zxid))) => found = zxid == self.last,
+                Some(Record::Mark(Mark::Whole(_))) => {}
                 None => bail!("record {at} of the log is neither a transaction nor a mark"),
             }
             Ok(())

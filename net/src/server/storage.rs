@@ -92,6 +92,7 @@ pub fn recover(config: &Config, profile: &Profile, shards: usize, reach: Reach) 
     let History { mut db, tree, position: snapshot_at, window, .. } = history;
     db.tree.publish(db.last());
     let mismatches = db.take_notices().iter().filter(|n| matches!(n, Notice::DigestMismatch { .. })).count();
+    let figures = StartFigures { digest_mismatches: mismatches as u64, ..figures };
     if mismatches > 0 {
         tracing::error!(
             "replaying the log gave another tree digest than was logged, {mismatches} times or more; \
@@ -223,12 +224,19 @@ impl Source<'_> {
                 Some(Record::Txn(_)) if lost => return Ok(()),
                 Some(Record::Txn(txn)) => txn,
                 Some(Record::Mark(Mark::Truncate(_))) => return Ok(()),
-                Some(Record::Mark(Mark::Installed(zxid))) if zxid == db.last() => return Ok(()),
+                Some(Record::Mark(Mark::Installed(zxid))) if zxid == db.last() => {
+                    db.set_fuzzy();
+                    return Ok(());
+                }
                 Some(Record::Mark(Mark::Installed(zxid))) if cuts.iter().any(|c| c.at > at && c.to < zxid) => {
                     lost = true;
                     return Ok(());
                 }
                 Some(Record::Mark(_)) if lost => return Ok(()),
+                Some(Record::Mark(Mark::Whole(zxid))) => {
+                    db.set_whole_at(zxid);
+                    return Ok(());
+                }
                 Some(Record::Mark(Mark::Installed(zxid))) => bail!(
                     "record {at} of the log says that a snapshot of {zxid} came from the leader, but no readable one is \
                      here; restore a backup, or empty the directory so that this server takes everything from the leader"

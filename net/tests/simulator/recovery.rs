@@ -12,6 +12,7 @@ mod desk {
         pub snapshot_ms: u64,
         pub replay_ms: u64,
         pub txns: u64,
+        pub digest_mismatches: u64,
     }
 }
 pub const EPOCHS_FILE: &str = "epochs";

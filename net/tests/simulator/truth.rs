@@ -57,6 +57,7 @@ impl Truth {
                 self.base = self.base.min(to);
             }
             Mark::Installed(zxid) => self.restart(zxid, Vec::new()),
+            Mark::Whole(_) => {}
         }
     }
     /// Another history; all of it is durable.
