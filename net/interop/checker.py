@@ -1,4 +1,4 @@
-"""Judges the histories of concurrent clients: registers, sessions, ephemerals, watches.
+"""Judges the histories of concurrent clients: registers, sessions, ephemerals, watches; and the digests of servers.
 
 Here: what was called, when, and what came back (`History`), and the rules that it must obey. `test_checker.py` shows
 for each rule a history that breaks it.
@@ -310,6 +310,34 @@ def missing(acknowledged, there):
     lines = [f"{name}: {MISSING}" for name in names if name not in there]
     twice = [name for name, n in collections.Counter(names).items() if n > 1]
     return lines + [f"{name}: given twice" for name in twice]
+
+
+# ---- digests ----------------------------------------------------------------------------------------------------------
+
+FUZZY_TXNS = 4096  # more than are written while a snapshot is
+
+
+def digests(lists, fuzzy_from):
+    """`lists` is {member: {zxid: digest}}. (What differs, as lines; what is not counted.) Serval servers agree at every
+    zxid, and all servers at the newest that all have. Elsewhere an Apache server may differ right behind a snapshot that
+    `fuzzy_from(member)` names."""
+    lines, excused = [], []
+    newest = max(set.intersection(*(set(d) for d in lists.values())), default=None)
+    if newest is None:
+        lines.append("no digest that all members have")
+    for zxid in sorted(set.union(*(set(d) for d in lists.values()))):
+        having = [m for m in lists if zxid in lists[m]]
+        # A Serval server is the measure where there is one.
+        measure = min(having, key=lambda m: m.kind != "S")
+        for m in having:
+            if lists[m][zxid] == lists[measure][zxid]:
+                continue
+            off = [x for x in (m, measure) if x.kind == "A" and any(s < zxid <= s + FUZZY_TXNS for s in fuzzy_from(x))]
+            if off and zxid != newest:
+                excused.append(f"{off[0]} at {zxid:x}")
+            else:
+                lines.append(f"{measure} and {m}: digest at {zxid:x}")
+    return lines, excused
 
 
 def spread(times):

@@ -9,7 +9,7 @@ Last line: `N passed, N failed`.
 import random
 import sys
 
-from checker import (Call, Ephemeral, History, Sighting, Watch, agreement, ephemerals, missing, register, sessions,
+from checker import (Call, Ephemeral, History, Sighting, Watch, agreement, digests, ephemerals, missing, register, sessions,
                      watches)
 
 
@@ -182,6 +182,32 @@ def test_watches(check):
     check("shown before the event", watches(watch(1, 4, [4])) != [])
 
 
+class Member:
+    def __init__(self, kind):
+        self.kind = kind
+
+
+def test_digests(check):
+    s, t, a, b = (Member(kind) for kind in "SSAA")
+
+    def judged(lists, fuzzy=()):
+        lines, excused = digests(lists, dict(fuzzy).get if fuzzy else lambda m: [])
+        return len(lines), len(excused)
+    same = {256: "x", 384: "y"}
+    off = {256: "z", 384: "y"}
+    check("equal digests", judged({s: same, t: same, a: same}) == (0, 0))
+    check("nothing in common", judged({s: {128: "x"}, a: {256: "x"}}) == (1, 0))
+    check("nobody has a reason", judged({s: same, a: off}) == (1, 0))
+    check("Serval servers have no reason", judged({s: same, t: off, a: same}, {s: [200], t: [200], a: []}) == (1, 0))
+    check("a snapshot before", judged({s: same, t: same, a: off}, {s: [], t: [], a: [200]}) == (0, 1))
+    later = {s: {9000: "x", 9128: "y"}, a: {9000: "z", 9128: "y"}}
+    check("a snapshot long before", judged(later, {s: [], a: [200]}) == (1, 0))
+    check("a snapshot behind", judged({s: same, a: off}, {s: [], a: [256]}) == (1, 0))
+    check("the other Apache server's snapshot", judged({a: same, b: off}, {a: [], b: [200]}) == (0, 1))
+    check("the newest must be equal", judged({s: {256: "x"}, a: {256: "z"}}, {s: [], a: [200]}) == (1, 0))
+    check("Serval differs from all", judged({s: off, a: same, b: same}, {s: [], a: [], b: [200]}) == (1, 1))
+
+
 def test_rest(check):
     check("all there", missing(["a", "b"], {"a", "b", "c"}) == [])
     check("one missing", missing(["a", "b"], {"a"}) != [])
@@ -199,7 +225,7 @@ def main():
         counts[bool(good)] += 1
         if not good:
             print(f"FAILED {name}")
-    for test in (test_registers, test_random, test_sessions, test_ephemerals, test_watches, test_rest):
+    for test in (test_registers, test_random, test_sessions, test_ephemerals, test_watches, test_digests, test_rest):
         test(check)
     print(f"{counts[True]} passed, {counts[False]} failed")
     sys.exit(1 if counts[False] else 0)
