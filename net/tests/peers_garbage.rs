@@ -83,6 +83,33 @@ fn garbage_is_logged_with_its_sender_and_disturbs_nobody() {
 }
 
 #[test]
+fn two_hosts_that_say_to_be_one_server_are_both_named() {
+    let log = Log::start();
+    let l = lines(2);
+    let mut a = Node::open(1, &l);
+    let call = |from: &str, a: &mut Node| {
+        let s = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        s.bind(&std::net::SocketAddr::from((from.parse::<std::net::Ipv4Addr>().expect("one"), 0)).into())
+            .expect("loopback is 127/8");
+        s.connect(&election_addr(&l[0]).into()).expect("somebody listens");
+        let mut s = std::net::TcpStream::from(s);
+        let address = s.local_addr().expect("connected").to_string();
+        s.write_all(&[hello(2, &address), hex("00000001 78")].concat()).expect("sent");
+        until("its message", &mut [a], |n| n[0].messages(2) == [b"x"]);
+        (s, address)
+    };
+    let (first, at_first) = call("127.0.0.1", &mut a);
+    let (again, _) = call("127.0.0.1", &mut a);
+    assert!(is_closed(&first));
+    assert_eq!(log.take(), "", "a server that was started again is nothing to tell of");
+    let (_other, at_other) = call("127.0.0.2", &mut a);
+    assert!(is_closed(&again));
+    let text = log.take();
+    assert!(text.contains("same myid") && text.contains(&at_other) && text.contains("127.0.0.1:"), "{text}");
+    assert!(!text.contains(&at_first), "only the living are named: {text}");
+}
+
+#[test]
 fn the_log_is_not_flooded() {
     let log = Log::start();
     let l = lines(1);

@@ -312,6 +312,17 @@ impl Elections {
         peer.learned = addresses_of(&hello.address, from.ip());
         conn.since = now;
         if id > self.me || id.0 < 0 {
+            if let Road::Up(older) = &peer.road
+                && older.stream.peer.ip() != from.ip()
+            {
+                let line = format!(
+                    "{from} says on the election port that it is server {id}, which is connected from {} already: the \
+                     older connection is closed. If both hosts run one, two servers have the same myid; correct the \
+                     file myid of one of them",
+                    older.stream.peer
+                );
+                tools.gripes.warn(About::Host(from.ip()), now, &line);
+            }
             self.drop_road(id);
             self.take_road(id, conn);
             return;

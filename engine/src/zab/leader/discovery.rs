@@ -17,6 +17,11 @@ const GUEST_EPOCH_MAX: u32 = EPOCH_MAX / 2;
 /// The protocol that a leader speaks (fact sheet 8.1).
 const PROTOCOL: i32 = 0x10000;
 
+/// Without the port, which is another one for each connection.
+fn host_of(name: &str) -> &str {
+    name.rsplit_once(':').map_or(name, |(host, _)| host)
+}
+
 impl Leader {
     /// FOLLOWERINFO or OBSERVERINFO.
     pub(super) fn hello(
@@ -64,10 +69,19 @@ impl Leader {
             .filter(|(l, q)| **l != link && q.id == id && q.step > Step::Hello)
             .map(|(l, _)| *l)
             .collect();
+        let name = self.peers.get(&link).map(|p| p.name.clone()).unwrap_or_default();
         for old in former {
             ports.close(old);
+            if let Some(was) = self.peers.remove(&old).filter(|p| host_of(&p.name) != host_of(&name)) {
+                base.tell(Event::Dropped {
+                    who: format!("learner {id} ({})", was.name),
+                    why: format!(
+                        "{name} says that it is server {id} as well; if both hosts run one, two servers have the same \
+                         myid: correct the file myid of one of them"
+                    ),
+                });
+            }
             base.tell(Event::LearnerGone(old));
-            self.peers.remove(&old);
         }
         let promised = p.zxid.epoch();
         if voter && !observer && self.stage != Stage::Epoch && promised > self.epoch {
