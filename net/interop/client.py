@@ -16,7 +16,7 @@ import zk
 
 EVENTS = {1: "created", 2: "deleted", 3: "changed", 4: "children"}
 CONNECT_S = 1.0    # until TCP and the answer to the handshake
-CALL_S = 6.0
+CALL_S = 20.0
 NO_NODE, NODE_EXISTS, BAD_VERSION, SESSION_EXPIRED, SESSION_MOVED = -101, -110, -103, -112, -118
 
 

@@ -20,7 +20,7 @@ import client
 import servers
 import zk
 
-SERVE_S = 60.0
+SERVE_S = 120.0
 DIFFERS = "tree digest"  # in every line in which a Serval server says that its tree is another one than it should be
 STARTS = "---- "  # a log holds all processes of its member, each behind such a line
 KINDS = {"A": servers.Apache, "S": servers.Serval}
@@ -276,7 +276,7 @@ class Ensemble:
     def wait_leader(self, seconds=SERVE_S):
         return self.wait_for("a leader", self.leader, seconds)
 
-    def wait_equal(self, seconds=30.0, ids=None):
+    def wait_equal(self, seconds=60.0, ids=None):
         """Until all that serve show one zxid."""
         members = [self.members[i] for i in ids or self.ids() if self.members[i].alive()]
 

@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ensemble  # noqa: E402
 import servers  # noqa: E402
 
-TEST_LIMIT_S = 60
+TEST_LIMIT_S = 120
 THREE = bool(os.environ.get("INTEROP_THREE"))
 
 NO_SERVER = "speaks to no server"

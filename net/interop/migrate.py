@@ -428,14 +428,7 @@ def damage(args):
         owner.create("/storm")
         for w in storm(apache, 2, threads=2):
             w.join()
-        writers = storm(apache, 6)
-        time.sleep(0.5)
-        # Whether it is seen depends on the disk's clock; what must never be is a wrong state.
-        running = os.path.join(apache.directory, "running")
-        code, out, err = tool("import", apache.data, "--data-dir", running)
-        need(code == 4, f"a directory that a server writes to was imported ({code}):\n{out}")
-        for w in writers:
-            w.join()
+        running_is_refused(apache)
         apache.stop()
         want = good_import(apache.data, os.path.join(apache.directory, "good"))["digest"]
         outcome = {"refused": 0, "fell back": 0, "unharmed": 0}
@@ -457,6 +450,27 @@ def damage(args):
         print(f"    {args.flips} flipped bytes: {outcome} (unharmed: in what is no longer needed, or in padding)")
         need(outcome["refused"] and outcome["fell back"], "the damage shows nothing")
         missing(apache, names)
+
+
+def running_is_refused(apache):
+    """An import of what a server writes to is refused, provided that it did write meanwhile."""
+    def zxid():
+        return re.search(r"Zxid: (0x[0-9a-f]+)", zk.four_letter_word(apache.address, "srvr")).group(1)
+    for attempt in range(10):
+        writers = storm(apache, 3)
+        idle = zxid()
+        while zxid() == idle and any(w.is_alive() for w in writers):
+            time.sleep(0.01)
+        before = zxid()
+        code, out, _ = tool("import", apache.data, "--data-dir", os.path.join(apache.directory, f"running{attempt}"))
+        wrote = zxid() != before
+        for w in writers:
+            w.join()
+        if code == 4:
+            return
+        print(f"    an import beside a running server went through (which {'wrote' if wrote else 'was idle'}); again", flush=True)
+        need(code == 0 and not wrote, f"a directory that a server writes to was imported ({code}):\n{out}")
+    need(False, "the server never wrote while its directory was read")
 
 
 def flipped(source, target, name, rng):

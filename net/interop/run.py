@@ -19,7 +19,7 @@ sys.path.insert(0, HERE)
 
 import servers  # noqa: E402
 
-LIMIT_S = 400
+LIMIT_S = 1200
 
 
 def parts(server, cycles):

@@ -18,8 +18,8 @@ import time
 
 import zk
 
-READY_S = 30.0
-STOP_S = 15.0
+READY_S = 60.0
+STOP_S = 30.0
 SUPER_DIGEST = "super:D/InIHSb7yEEbrWz8b9l71RjZJU="  # super:test
 
 # Keys that Apache reads only as JVM properties (fact sheet section 6); Serval takes them from zoo.cfg.

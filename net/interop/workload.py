@@ -372,7 +372,7 @@ class Workload:
     def acknowledged(self):
         return self.history.counts["writes acknowledged"] + self.history.counts["creates acknowledged"]
 
-    def wait_progress(self, writes=20, seconds=30.0):
+    def wait_progress(self, writes=20, seconds=60.0):
         """Until this many more writes were acknowledged."""
         goal = self.acknowledged() + writes
         self.ensemble.wait_for(f"{writes} more acknowledged writes", lambda: self.acknowledged() >= goal, seconds)
