@@ -616,3 +616,18 @@ fn storm(seed: u64) {
     let voters: Vec<i64> = net.member(net.leader().unwrap()).members().voters().iter().map(|v| v.0).collect();
     net.until(&format!("a write in seed {seed}"), |n| n.all_have(&voters, zxid));
 }
+
+#[test]
+fn what_the_driver_cannot_take_from_a_leader_is_told_with_its_name() {
+    let mut net = Net::of(&[1, 2, 3]);
+    net.until("a leader", |n| {
+        n.leader().is_some() && n.alive().iter().all(|id| n.role(*id) != Some(Role::Looking))
+    });
+    let leader = net.leader().unwrap();
+    let follower = net.alive().into_iter().find(|id| *id != leader).unwrap();
+    net.with(follower, |m, now, p| m.failed("its snapshot has no end".into(), now, p));
+    let member = net.nodes.get_mut(&follower).unwrap().member.as_mut().unwrap();
+    let told = std::iter::from_fn(|| member.take_event()).find(|e| matches!(e, Event::Looking { .. }));
+    let why = format!("server {leader}, the leader: its snapshot has no end");
+    assert_eq!(told, Some(Event::Looking { why }));
+}

@@ -62,6 +62,8 @@ fn garbage_is_logged_with_its_sender_and_disturbs_nobody() {
         (hex("ffffffffffff0000 0000000000000005 00000000"), "address of 0 bytes"),
         (hex("ffffffffffff0000 0000000000000005 00000801"), "address of 2049 bytes"),
         (hex("ffffffffffff0000 0000000000000005 00000002 fffe"), "no text"),
+        (hello(5, "::::"), "no address"),
+        (hello(5, "127.0.0.1:99999"), "no address"),
         (hello(1, "127.0.0.1:5"), "same myid"),
         (hello(-7, "127.0.0.1:5"), "a number no server has"),
         ([hello(5, "127.0.0.1:5"), hex("7fffffff")].concat(), "election message of 2147483647 bytes"),

@@ -588,6 +588,10 @@ impl Member {
     }
     /// The driver could not do what an event asked for.
     pub fn failed(&mut self, why: String, now: MonoMs, ports: &mut dyn Ports) {
+        let why = match &self.phase {
+            Phase::Learner(l) => format!("server {}, the leader: {why}", l.leader),
+            _ => why,
+        };
         self.look(&Why(why), now, ports);
     }
 

@@ -300,6 +300,15 @@ impl Elections {
                 format!("{from} says on the election port that it is server {id}, a number no server has");
             return tools.gripes.warn(About::Host(from.ip()), now, &line);
         }
+        let learned = addresses_of(&hello.address, from.ip());
+        if learned.is_empty() && !hello.address.is_empty() {
+            let line = format!(
+                "{from} says on the election port that it is server {id} at {:?}, which is no address: the connection is \
+                 closed. Check what runs on that host",
+                hello.address
+            );
+            return tools.gripes.warn(About::Host(from.ip()), now, &line);
+        }
         if !self.peers.contains_key(&id) {
             let line = format!(
                 "{from} says on the election port that it is server {id}, which is not in the configuration of this \
@@ -309,7 +318,7 @@ impl Elections {
             self.make_room_for_stranger();
         }
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(false, now));
-        peer.learned = addresses_of(&hello.address, from.ip());
+        peer.learned = learned;
         conn.since = now;
         if id > self.me || id.0 < 0 {
             if let Road::Up(older) = &peer.road

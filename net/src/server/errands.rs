@@ -417,12 +417,9 @@ impl Errands {
                         self.behind = Some((link, rest));
                         self.ready = Some(Ready::Received(Box::new(db), file));
                     }
-                    Ok(Err(e)) => self.fail_loading(
-                        format!("the leader's snapshot cannot be taken: {e:#}"),
-                        server,
-                        ports,
-                        now,
-                    ),
+                    Ok(Err(e)) => {
+                        self.fail_loading(format!("its snapshot cannot be taken: {e:#}"), server, ports, now)
+                    }
                     Err(TryRecvError::Disconnected) => {
                         self.fail_loading(
                             "the reader of the leader's snapshot panicked".into(),
@@ -457,7 +454,7 @@ impl Errands {
                 // the mark that says so follows at once.
                 if let Err(e) = file.finish(db.last().0) {
                     return self.fail_loading(
-                        format!("the leader's snapshot cannot be kept: {e}"),
+                        format!("its snapshot cannot be kept: {e}"),
                         server,
                         ports,
                         now,
