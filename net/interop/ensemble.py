@@ -116,8 +116,22 @@ class Member:
         return self.server.stop()
 
     def pause(self):
+        """Returns when all threads stand still: on a busy machine the others run on until the one that is to see the
+        signal has its turn."""
         self.server.signal(signal.SIGSTOP)
         self.paused = True
+        tasks = f"/proc/{self.server.process.pid}/task"
+
+        def stands_still():
+            states = []
+            for task in os.listdir(tasks):
+                try:
+                    with open(f"{tasks}/{task}/stat", encoding="utf-8", errors="replace") as f:
+                        states.append(f.read().rpartition(")")[2].split()[0])
+                except OSError:  # that thread has ended
+                    states.append("?")
+            return set(states) == {"T"}
+        self.ensemble.wait_for(f"{self} stands still", stands_still)
 
     def resume(self):
         if self.server:
