@@ -1,7 +1,8 @@
-//! One learner, whose leader is a script: what it makes of a leader that behaves in a way that ours would not.
+//! One learner, whose leaders are a script: what it makes of one that behaves in a way that ours would not, and of several
+//! that contradict each other.
 
 use engine::ids::{LinkId, ServerId, Ticket, Zxid};
-use engine::proto::Encode;
+use engine::proto::{Encode, Op};
 use engine::time::MonoMs;
 use engine::zab::members::Members;
 use engine::zab::wire::{Kind, Notification, PeerState, put_packet};
@@ -19,6 +20,8 @@ struct Ports {
     dialled: Option<LinkId>,
     out: BTreeMap<LinkId, Vec<u8>>,
     closed: Vec<LinkId>,
+    /// The last notification that it sent.
+    vote: Vec<u8>,
 }
 
 impl Persistence for Ports {
@@ -28,7 +31,9 @@ impl Persistence for Ports {
 }
 
 impl Links for Ports {
-    fn send_election(&mut self, _to: ServerId, _message: &[u8]) {}
+    fn send_election(&mut self, _to: ServerId, message: &[u8]) {
+        self.vote = message.to_vec();
+    }
     fn dial(&mut self, _to: ServerId) -> LinkId {
         let link = LinkId(self.dialled.map_or(1, |l| l.0 + 1));
         self.dialled = Some(link);
@@ -43,7 +48,31 @@ impl Links for Ports {
     }
 }
 
-/// Server 1 of three, which follows server 2.
+/// The configuration of these voters.
+fn text(voters: &[i64], version: Zxid) -> String {
+    let all: String = voters.iter().map(|n| format!("server.{n}=h{n}:1:2:participant;3\n")).collect();
+    format!("{all}version={:x}", version.0)
+}
+
+/// A transaction with this zxid.
+fn txn(zxid: Zxid, op: Op, body: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.put_long(1);
+    out.put_int(1);
+    out.put_long(zxid.0 as i64);
+    out.put_long(0);
+    out.put_int(op.wire());
+    out.put_string("/zookeeper/config");
+    out.put_buffer(Some(body.as_bytes()));
+    out.put_int(-1);
+    out
+}
+
+fn zxid_of(txn: &[u8]) -> Option<Zxid> {
+    Some(Zxid(u64::from_be_bytes(txn.get(12..20)?.try_into().ok()?)))
+}
+
+/// Server 1 of three.
 struct One {
     member: Member,
     ports: Ports,
@@ -52,9 +81,8 @@ struct One {
 }
 
 impl One {
-    /// It has just sent its first packet.
-    fn new() -> One {
-        let text = "server.1=a:1:2:participant\nserver.2=b:1:2:participant\nserver.3=c:1:2:participant\n";
+    /// It looks for a leader. `empty`: it has no history.
+    fn looking(empty: bool) -> One {
         let settings = Settings {
             me: ServerId(1),
             observer: false,
@@ -64,31 +92,62 @@ impl One {
             epoch_wait_ms: None,
             knobs: Knobs::default(),
             packet_max: 1 << 20,
-            empty: false,
+            empty,
         };
         let window = Window::new(Zxid::ZERO, Reach { entries: 1000, bytes: 1 << 20 });
-        let members = Arc::new(Members::parse(text).unwrap());
-        let epochs = Epochs { accepted: 1, current: 1 };
-        let mut member = Member::new(settings, members, epochs, window, |_| None);
-        let (mut ports, now) = (Ports::default(), MonoMs(1_000));
-        member.start(now, &mut ports);
-        for (from, state) in [(3, PeerState::Following), (2, PeerState::Leading)] {
-            let n = Notification {
-                state,
-                leader: ServerId(2),
-                zxid: Zxid::new(2, 9),
-                round: 1,
-                peer_epoch: 2,
-                version: 2,
-                config: None,
-            };
-            let mut bytes = Vec::new();
-            n.encode(&mut bytes);
-            member.election_message(ServerId(from), &bytes, now, &mut ports).unwrap();
-        }
-        let link = ports.dialled.expect("a leader was chosen");
-        member.link_up(link, now, &mut ports);
-        One { member, ports, now, link }
+        let members = Arc::new(Members::parse(&text(&[1, 2, 3], Zxid::ZERO)).unwrap());
+        let epochs = if empty { Epochs::default() } else { Epochs { accepted: 1, current: 1 } };
+        let mut member = Member::new(settings, members, epochs, window, zxid_of);
+        member.allow_reconfig(None);
+        let mut one = One { member, ports: Ports::default(), now: MonoMs(1_000), link: LinkId(0) };
+        one.member.start(one.now, &mut one.ports);
+        one
+    }
+
+    fn told(&mut self, from: i64, state: PeerState, leader: i64, zxid: Zxid, epoch: u32) {
+        let n = Notification {
+            state,
+            leader: ServerId(leader),
+            zxid,
+            round: i64::from(epoch),
+            peer_epoch: i64::from(epoch),
+            version: 2,
+            config: None,
+        };
+        let mut bytes = Vec::new();
+        n.encode(&mut bytes);
+        self.member.election_message(ServerId(from), &bytes, self.now, &mut self.ports).unwrap();
+    }
+
+    /// The other two have a leader; it connects to that and is told the epoch.
+    fn joins(&mut self, leader: i64, epoch: u32) {
+        let zxid = Zxid::new(epoch, 9);
+        self.told(5 - leader, PeerState::Following, leader, zxid, epoch);
+        self.told(leader, PeerState::Leading, leader, zxid, epoch);
+        self.link = self.ports.dialled.expect("a leader was chosen");
+        self.member.link_up(self.link, self.now, &mut self.ports);
+        let mut version = Vec::new();
+        version.put_int(0x10000);
+        self.hear(Kind::LeaderInfo, Zxid::new(epoch, 0), Some(&version));
+    }
+
+    fn loses_its_leader(&mut self) {
+        self.member.link_down(self.link, "the end", self.now, &mut self.ports);
+        while self.member.take_event().is_some() {}
+    }
+
+    fn proposed(&mut self, zxid: Zxid, op: Op, body: &str) {
+        self.hear(Kind::Proposal, zxid, Some(&txn(zxid, op, body)));
+    }
+
+    /// NEWLEADER, which announces these voters, and UPTODATE.
+    fn synced(&mut self, epoch: u32, voters: &[i64], version: Zxid) {
+        self.hear(Kind::NewLeader, Zxid::new(epoch, 0), Some(text(voters, version).as_bytes()));
+        self.hear(Kind::UpToDate, Zxid::MAX, None);
+    }
+
+    fn version(&self) -> Zxid {
+        Zxid(self.member.members().version)
     }
 
     fn hear(&mut self, kind: Kind, zxid: Zxid, data: Option<&[u8]>) {
@@ -99,12 +158,10 @@ impl One {
         self.member.durable(self.ports.ticket, self.now, &mut self.ports);
     }
 
-    /// Up to a snapshot of this zxid.
+    /// Up to a snapshot of this zxid, from server 2.
     fn loading(zxid: Zxid) -> One {
-        let mut one = One::new();
-        let mut version = Vec::new();
-        version.put_int(0x10000);
-        one.hear(Kind::LeaderInfo, Zxid::new(2, 0), Some(&version));
+        let mut one = One::looking(false);
+        one.joins(2, 2);
         one.hear(Kind::Snap, zxid, None);
         assert_eq!(one.member.is_loading(), Some(one.link));
         one
@@ -158,4 +215,101 @@ fn what_this_server_does_with_a_snapshot_takes_as_long_as_it_takes() {
     one.member.stream_moved(false, true, one.now);
     one.pass(1);
     assert_eq!(one.member.role(), Role::Looking);
+}
+
+/// A follower of server 3 in epoch 2, to which that has proposed to go on without it, and then died: nobody else knows.
+fn with_a_lonely_proposal() -> (One, Zxid) {
+    let mut one = One::looking(false);
+    one.joins(3, 2);
+    one.hear(Kind::Diff, Zxid::ZERO, None);
+    one.synced(2, &[1, 2, 3], Zxid::new(2, 0));
+    assert_eq!((one.member.role(), one.version()), (Role::Following, Zxid::new(2, 0)));
+    let lonely = Zxid::new(2, 1);
+    one.proposed(lonely, Op::Reconfig, &text(&[1, 3], lonely));
+    assert_eq!(one.member.next_members().map(|m| m.version), Some(lonely.0));
+    one.loses_its_leader();
+    assert_eq!(one.member.next_members().map(|m| m.version), Some(lonely.0), "it is in the log");
+    (one, lonely)
+}
+
+#[test]
+fn a_snapshot_takes_an_uncommitted_reconfiguration_away() {
+    let (mut one, _) = with_a_lonely_proposal();
+    one.joins(2, 3);
+    one.hear(Kind::Snap, Zxid::new(3, 50), None);
+    let shown = Members::parse(&text(&[1, 2, 3], Zxid::new(2, 0))).ok();
+    one.member.installed(Zxid::new(3, 50), shown, one.now, &mut one.ports);
+    assert_eq!(one.member.next_members(), None);
+    one.synced(3, &[1, 2, 3], Zxid::new(2, 0));
+    assert_eq!((one.member.role(), one.version()), (Role::Following, Zxid::new(2, 0)));
+}
+
+#[test]
+fn a_snapshot_brings_the_reconfiguration_that_it_holds() {
+    let (mut one, _) = with_a_lonely_proposal();
+    one.joins(2, 3);
+    one.hear(Kind::Snap, Zxid::new(3, 50), None);
+    let within = Zxid::new(3, 7);
+    let shown = Members::parse(&text(&[1, 2], within)).ok();
+    one.member.installed(Zxid::new(3, 50), shown, one.now, &mut one.ports);
+    // Not activated before the leader has a quorum for its history; but no quorum counts any more without these members.
+    one.loses_its_leader();
+    assert_eq!(one.version(), Zxid::new(2, 0));
+    assert_eq!(one.member.next_members().map(|m| m.version), Some(within.0));
+}
+
+#[test]
+fn what_is_announced_and_still_on_its_way_is_not_active() {
+    let mut one = One::looking(false);
+    one.joins(3, 2);
+    one.hear(Kind::Diff, Zxid::ZERO, None);
+    let first = Zxid::new(2, 1);
+    one.proposed(first, Op::SetData, "x");
+    one.hear(Kind::Commit, first, None);
+    // (2, 3) stands behind more than fits into the leader's buffer.
+    let later = Zxid::new(2, 3);
+    one.synced(2, &[1, 3], later);
+    assert_eq!((one.member.role(), one.version()), (Role::Following, Zxid::ZERO));
+    one.proposed(Zxid::new(2, 2), Op::SetData, "x");
+    one.proposed(later, Op::Reconfig, &text(&[1, 3], later));
+    one.hear(Kind::Commit, Zxid::new(2, 2), None);
+    one.hear(Kind::CommitAndActivate, later, Some(&3i64.to_be_bytes()));
+    assert_eq!((one.member.role(), one.version()), (Role::Following, later));
+}
+
+#[test]
+fn what_a_dead_leader_announced_and_never_proposed_is_forgotten() {
+    let mut one = One::looking(false);
+    one.joins(3, 2);
+    one.hear(Kind::Diff, Zxid::ZERO, None);
+    let never = Zxid::new(2, 9);
+    one.hear(Kind::NewLeader, Zxid::new(2, 0), Some(text(&[1, 3], never).as_bytes()));
+    one.loses_its_leader();
+    assert_eq!(one.member.next_members(), None);
+    one.joins(2, 3);
+    one.hear(Kind::Diff, Zxid::ZERO, None);
+    let other = Zxid::new(3, 1);
+    one.proposed(other, Op::SetData, "x");
+    one.hear(Kind::Commit, other, None);
+    one.synced(3, &[1, 2, 3], Zxid::new(3, 0));
+    assert_eq!((one.member.role(), one.version()), (Role::Following, Zxid::new(3, 0)));
+}
+
+#[test]
+fn who_waits_for_its_state_does_not_vote_with_what_others_once_lacked() {
+    let mut one = One::looking(true);
+    // The ensemble is being created: nobody has anything.
+    one.told(2, PeerState::Looking, 2, Zxid::MAX, 0);
+    one.told(3, PeerState::Looking, 3, Zxid::MAX, 0);
+    assert!(!one.member.is_empty());
+    one.joins(3, 2);
+    one.hear(Kind::Snap, Zxid::new(2, 50), None);
+    one.member.installed(Zxid::new(2, 50), None, one.now, &mut one.ports);
+    one.loses_its_leader();
+    one.joins(2, 3);
+    // Below what is applied: logged, and the state is to be loaded again. The leader dies before that is done.
+    one.hear(Kind::Trunc, Zxid::new(2, 49), None);
+    one.loses_its_leader();
+    let vote = Notification::decode(&one.ports.vote).unwrap();
+    assert_eq!((one.member.is_empty(), vote.zxid), (true, Zxid::MAX), "its log says less than its memory");
 }

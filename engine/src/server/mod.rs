@@ -139,9 +139,7 @@ impl Server {
         let mut zab = Member::new(settings, members, epochs, window, crate::txn::check);
         if limits.reconfig_enabled {
             // A reconfiguration of the log that no file knows of was under way when this server ended.
-            let node = db.tree.latest().get(crate::path::CONFIG).and_then(|n| n.data().map(<[u8]>::to_vec));
-            let seen = node.and_then(|text| Members::parse(&String::from_utf8_lossy(&text)).ok());
-            zab.allow_reconfig(seen);
+            zab.allow_reconfig(reconfig::shown(&db));
         }
         Server::with(limits, db, zab, id, shards, now)
     }

@@ -5,6 +5,7 @@
 
 use crate::error::Code;
 use crate::ids::{ServerId, Zxid};
+use crate::pipeline::Database;
 use crate::proto::ReconfigRequest;
 use crate::zab::members::{Member, Members};
 use std::collections::BTreeMap;
@@ -38,6 +39,13 @@ impl Ensemble<'_> {
         }
         Ok(new.with_version(zxid.0))
     }
+}
+
+/// The members that the state shows: those of the last reconfiguration in its history, committed or not.
+pub(super) fn shown(db: &Database) -> Option<Members> {
+    let view = db.tree.latest();
+    let node = view.get(crate::path::CONFIG)?;
+    Members::parse(&String::from_utf8_lossy(node.data()?)).ok()
 }
 
 /// The parts of a list, of which ZooKeeper trims each and drops those that are empty.

@@ -8,6 +8,7 @@
 
 use super::Server;
 use super::learning::{Asker, Learning};
+use super::reconfig;
 use super::telling::{Item, Waits};
 use crate::ids::{LinkId, ServerId, SessionId, Zxid};
 use crate::msg::{Act, Connect, Request, Target};
@@ -359,7 +360,8 @@ impl Server {
         let zxid = db.last();
         self.replace(db);
         self.db.set_fuzzy();
-        self.zab.installed(zxid, now.mono, out);
+        let shown = reconfig::shown(&self.db);
+        self.zab.installed(zxid, shown, now.mono, out);
         self.events(now, out);
     }
 
@@ -369,7 +371,8 @@ impl Server {
     /// As [`Server::install`].
     pub fn rebuild(&mut self, db: Database, window: Window, now: Now, out: &mut dyn Ports) {
         self.replace(db);
-        self.zab.rebuilt(window, now.mono, out);
+        let shown = reconfig::shown(&self.db);
+        self.zab.rebuilt(window, shown, now.mono, out);
         self.events(now, out);
     }
 

@@ -369,6 +369,7 @@ impl Learner {
         if let Some(text) = p.data.filter(|d| d.len() > 1 && base.reconfigurable) {
             let members = Members::parse(&String::from_utf8_lossy(text))
                 .map_err(|why| Why::new(format!("the members in NEWLEADER make no sense: {why}")))?;
+            base.review_next();
             base.see(members.clone());
             self.announced = Some(Arc::new(members));
         }
@@ -449,7 +450,12 @@ impl Learner {
     /// At UPTODATE: the members that the history leads to, and those that the leader has announced, unless the
     /// reconfiguration that makes them is still only proposed.
     fn activate_synced(&mut self, base: &mut Base) -> Handled {
-        let proposed = |v: u64| Zxid(v) > base.committed && base.window.holds(Zxid(v));
+        // Its PROPOSAL may still be on the way: this leader commits it later, or never.
+        let epoch = self.epoch;
+        let proposed = |v: u64| {
+            let z = Zxid(v);
+            z > base.committed && z.counter() > 0 && (z.epoch() == epoch || base.window.holds(z))
+        };
         let known = [self.announced.take(), base.next.clone()];
         let newest = known.into_iter().flatten().filter(|m| !proposed(m.version)).max_by_key(|m| m.version);
         let Some(members) = newest.filter(|m| m.version > base.members.version) else { return Ok(()) };

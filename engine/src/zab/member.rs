@@ -147,6 +147,10 @@ impl Member {
         ports.listen(false);
         self.close_relay(ports);
         self.since = now;
+        // What a leader has announced ends with it, unless its proposal came. And who has no history is asked anew: what was
+        // said in an earlier search may have changed.
+        self.base.review_next();
+        self.blank.clear();
         let lasting = |e: &Event| matches!(e, Event::Dropped { .. } | Event::Looking { .. } | Event::Members);
         self.base.events.retain(lasting);
         self.base.tell(Event::Looking { why: why.0.clone() });
@@ -176,7 +180,9 @@ impl Member {
     fn forget_emptiness(&mut self) {
         let base = &mut self.base;
         let me = base.settings.me;
-        if base.settings.empty && base.members.voters().iter().all(|id| *id == me || self.blank.contains(id))
+        if base.settings.empty
+            && !base.dirty
+            && base.members.voters().iter().all(|id| *id == me || self.blank.contains(id))
         {
             base.settings.empty = false;
         }
@@ -568,8 +574,10 @@ impl Member {
         }
     }
     /// Learner: a snapshot of this zxid is durable and is the state now; there is no history before it.
-    pub fn installed(&mut self, zxid: Zxid, now: MonoMs, ports: &mut dyn Ports) {
+    /// `shown`: the members of that state.
+    pub fn installed(&mut self, zxid: Zxid, shown: Option<Members>, now: MonoMs, ports: &mut dyn Ports) {
         self.base.window.restart(zxid);
+        self.base.replace_next(shown);
         // Its mark in the log comes with the next ticket; the snapshot stands before it, and so does its replay.
         self.base.restarted(zxid);
         self.with_learner(now, ports, |l, base, ports| l.loaded(base, now, ports));
@@ -578,10 +586,10 @@ impl Member {
     pub fn note_whole(&mut self, zxid: Zxid, out: &mut dyn Ports) {
         self.base.persist(Persist::Mark(Mark::Whole(zxid)), out);
     }
-    /// Learner: the state was rebuilt from disk, with this history.
-    pub fn rebuilt(&mut self, window: Window, now: MonoMs, ports: &mut dyn Ports) {
+    /// Learner: the state was rebuilt from disk, with this history. `shown`: the members of that state.
+    pub fn rebuilt(&mut self, window: Window, shown: Option<Members>, now: MonoMs, ports: &mut dyn Ports) {
         self.base.window = window;
-        self.base.review_next();
+        self.base.replace_next(shown);
         let last = self.base.window.last();
         self.base.restarted(last);
         self.with_learner(now, ports, |l, base, ports| l.loaded(base, now, ports));

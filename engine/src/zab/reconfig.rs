@@ -4,7 +4,8 @@
 //! Not here: what a client may ask for (`server::reconfig`), files (`net`).
 //! Invariants:
 //! - from its proposal on a reconfiguration counts ([`Base::quorum`]), from its commit on it alone does;
-//! - the version of the members never falls, and the one of those under way is above it.
+//! - the version of the members never falls, and the one of those under way is above it;
+//! - what is under way stands in the history, or the present leader has announced it.
 
 use super::base::Base;
 use super::members::Members;
@@ -67,16 +68,28 @@ impl Base {
         }
     }
 
-    /// What was cut off the history is not under way any more.
+    /// What is not in the history is not under way: it was cut off, or a leader that is gone has announced it and never
+    /// proposed it here. The first version of a leader's members (no transaction) stays: a quorum may have agreed on it.
     pub fn review_next(&mut self) {
-        let cut = |v: u64| Zxid(v) > self.window.last() && Zxid(v).counter() > 0;
-        if !self.next.as_ref().is_some_and(|m| cut(m.version)) {
+        let window = &self.window;
+        let founded = |z: Zxid| z.counter() == 0 || z <= window.base() || self.entry_makes(z).is_some();
+        if self.next.as_ref().is_none_or(|m| founded(Zxid(m.version))) {
             return;
         }
         self.changed = true;
-        let places = (self.window.first()..self.window.end()).rev();
-        let found = places.filter_map(|p| self.window.get(p)).find_map(|e| members_of(&e.txn));
+        let places = (window.first()..window.end()).rev();
+        let found = places.filter_map(|p| window.get(p)).find_map(|e| members_of(&e.txn));
         self.next = found.filter(|m| m.version > self.members.version).map(Arc::new);
+    }
+
+    /// The history is another one, and the state that holds all of it shows these members: what was under way in the old
+    /// one is not any more, but for a leader's first version, as above.
+    pub fn replace_next(&mut self, shown: Option<Members>) {
+        let first = self.next.clone().filter(|m| Zxid(m.version).counter() == 0);
+        let newer = |m: &Arc<Members>| self.reconfigurable && m.version > self.members.version;
+        let next = shown.map(Arc::new).into_iter().chain(first).filter(newer).max_by_key(|m| m.version);
+        self.changed |= next != self.next;
+        self.next = next;
     }
 
     /// These are the members from here on. An older configuration than the present one changes nothing.
@@ -96,14 +109,19 @@ impl Base {
         Change { role }
     }
 
-    /// The members that the entry with this zxid makes, if it is a reconfiguration.
+    /// The members that the reconfiguration with this zxid makes.
     pub fn reconfig_at(&self, zxid: Zxid) -> Option<Arc<Members>> {
         if let Some(next) = self.next.as_ref().filter(|m| m.version == zxid.0) {
             return Some(next.clone());
         }
+        self.entry_makes(zxid).map(Arc::new)
+    }
+
+    /// The members that the entry with this zxid makes, if the window has it and it is a reconfiguration.
+    fn entry_makes(&self, zxid: Zxid) -> Option<Members> {
         let place = self.window.after(Zxid(zxid.0.checked_sub(1)?))?;
         let entry = self.window.get(place).filter(|e| e.zxid == zxid)?;
-        members_of(&entry.txn).map(Arc::new)
+        members_of(&entry.txn)
     }
 }
 
