@@ -14,6 +14,7 @@ import argparse
 import itertools
 import os
 import random
+import re
 import sys
 import time
 
@@ -257,7 +258,7 @@ def partition(args):
     """Cuts between servers while clients reach all of them; every shape in turn."""
     with network.Network(args.seed) as net, Ground(args, "partition", place=net) as g:
         e = g.ensemble
-        names = list(shapes(g, net))
+        names = [name for name in shapes(g, net) if re.search(args.shapes, name)]
         for cycle in range(max(g.cycles, len(names)) if args.all_shapes else g.cycles):
             name = names[cycle % len(names)]
             leader = e.wait_leader()
@@ -379,6 +380,7 @@ def main():
     parser.add_argument("--cycles", type=int, default=6)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--all-shapes", action="store_true", help="every shape of partition, whatever the cycles")
+    parser.add_argument("--shapes", default="", help="of these partitions only: a regular expression")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO")
     args = parser.parse_args()
