@@ -12,6 +12,7 @@ use engine::proto::{
 };
 use engine::time::WallMs;
 use engine::tree;
+use engine::txn::Txn;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -214,5 +215,152 @@ fn any_depth_gives_the_same_transactions_and_the_predicted_digests() {
     }
     for seed in 0..150 {
         check(seed);
+    }
+}
+
+/// Everything that a database holds, for comparing.
+fn contents(db: &Database) -> Vec<String> {
+    let view = db.tree.latest();
+    let mut lines = Vec::new();
+    let mut at = vec!["/".to_owned()];
+    while let Some(p) = at.pop() {
+        let node = view.get(&p).expect("its parent lists it");
+        // Steps write anything into statistics; counting again does away with it.
+        let data = node.data().filter(|_| !p.ends_with("_stats"));
+        lines.push(format!("{p} {data:?} {:?} {:?}", node.stat_persisted(), node.acl()));
+        at.extend(node.children().map(|c| format!("{}/{c}", p.trim_end_matches('/'))));
+    }
+    lines.extend(db.sessions().iter().map(|s| format!("{s:?}")));
+    lines.sort_unstable();
+    lines
+}
+
+/// A snapshot as ZooKeeper writes it: the sessions of the beginning, then node by node, while the transactions of
+/// `all[from..]` go on. Gives what a learner makes of it, and how many transactions were done at its end.
+fn fuzzy(all: &[Arc<[u8]>], from: usize, rng: &mut Rng) -> (Database, usize) {
+    let mut leader = empty();
+    let mut done = 0;
+    let mut go_on = |leader: &mut Database, upto: usize| {
+        while done < upto.min(all.len()) {
+            leader.apply(&all[done], Origin::Foreign, None, false).unwrap();
+            done += 1;
+        }
+        done
+    };
+    go_on(&mut leader, from);
+    let sessions = leader.sessions().clone();
+    let mut learner = Database::new(tree::new_bare(7, 2).0);
+    let mut at = vec!["/".to_owned()];
+    let mut end = from;
+    while let Some(p) = at.pop() {
+        let view = leader.tree.latest();
+        if let Some(node) = view.get(&p) {
+            learner
+                .load_node(&p, node.data(), node.acl(), &node.stat_persisted())
+                .expect("its parent came first");
+            at.extend(node.children().map(|c| format!("{}/{c}", p.trim_end_matches('/'))));
+        }
+        end = go_on(&mut leader, end + rng.below(9) as usize);
+    }
+    learner.loaded(Zxid(from as u64), sessions);
+    (learner, end)
+}
+
+/// What was found to differ.
+fn differences(db: &mut Database) -> usize {
+    db.take_notices().iter().filter(|n| matches!(n, Notice::DigestMismatch { .. })).count()
+}
+
+#[test]
+fn a_snapshot_written_meanwhile_is_caught_up_with_and_compared_from_there() {
+    let mut fuzzy_ones = 0;
+    for seed in 0..60 {
+        let mut rng = Rng(seed);
+        let steps: Vec<Step> = (0..400).map(|_| step(&mut rng)).collect();
+        let (all, digest, truth) = run(&steps, 0);
+        let from = 100 + rng.below(200) as usize;
+        let (mut learner, end) = fuzzy(&all, from, &mut rng);
+        learner.set_fuzzy();
+        let (mut trusting, again) = fuzzy(&all, from, &mut Rng(rng.next()));
+        for (i, bytes) in all.iter().enumerate().skip(from) {
+            if i == end {
+                learner.set_whole_at(Zxid(end as u64));
+                assert!(learner.is_whole());
+            }
+            learner.apply(bytes, Origin::Foreign, None, false).unwrap();
+            assert_eq!(differences(&mut learner), 0, "seed {seed}, snapshot from {from} to {end}, step {i}");
+            trusting.apply(bytes, Origin::Foreign, None, false).unwrap();
+            let differs = differences(&mut trusting);
+            assert!(differs == 0 || i < again, "seed {seed}, snapshot from {from} to {again}, step {i}");
+            fuzzy_ones += differs;
+        }
+        assert_eq!(learner.tree.digest(), digest, "seed {seed}");
+        assert_eq!(contents(&learner), contents(&truth), "seed {seed}");
+    }
+    assert!(fuzzy_ones > 100, "{fuzzy_ones}: no snapshot met a write, and nothing was shown");
+}
+
+#[test]
+fn what_a_snapshot_written_meanwhile_counted_twice_is_counted_again() {
+    counts_again(true);
+    counts_again(false);
+}
+
+fn counts_again(bound_is_known_before: bool) {
+    let limits = limits();
+    let (mut leader, mut all) = (empty(), Vec::<Arc<[u8]>>::new());
+    let mut prep = Prep::new(&leader, &limits);
+    let nodes = ["/a", "/zookeeper/quota/a", "/zookeeper/quota/a/zookeeper_limits"];
+    for path in nodes.into_iter().chain(["/zookeeper/quota/a/zookeeper_stats", "/a/x", "/a/y", "/b"]) {
+        let mut body = Vec::new();
+        let (data, acl) = (Some(&b"four"[..]), vec![Acl::open()]);
+        CreateRequest { path: path.into(), data, acl, flags: 0, ttl: None }.encode(&mut body);
+        let session = SessionId(1);
+        let ask = Ask { session, cxid: 0, op: Op::Create, body: &body, ids: &[], live: true, moved: false };
+        all.push(prep.propose(&leader, &limits, ask, WallMs(1)).bytes);
+        leader.apply(&all[all.len() - 1], Origin::Own, None, false).unwrap();
+        prep.applied(leader.last());
+    }
+    let stats = |db: &Database| {
+        let view = db.tree.latest();
+        view.get("/zookeeper/quota/a/zookeeper_stats").and_then(|n| n.data().map(<[u8]>::to_vec))
+    };
+    assert!(stats(&leader).is_some_and(|s| s.starts_with(b"count=3,bytes=12")));
+    // All nodes were written when the last transaction was done, the sessions and the zxid behind the fourth.
+    let mut learner = Database::new(tree::new_bare(7, 2).0);
+    let mut at = vec!["/".to_owned()];
+    while let Some(p) = at.pop() {
+        let view = leader.tree.latest();
+        let node = view.get(&p).unwrap();
+        learner.load_node(&p, node.data(), node.acl(), &node.stat_persisted()).unwrap();
+        at.extend(node.children().map(|c| format!("{}/{c}", p.trim_end_matches('/'))));
+    }
+    learner.loaded(Zxid(3), Default::default());
+    learner.set_fuzzy();
+    for (i, bytes) in all.iter().enumerate().skip(3) {
+        if bound_is_known_before && i == 5 {
+            learner.set_whole_at(leader.last());
+        }
+        learner.apply(bytes, Origin::Foreign, None, false).unwrap();
+    }
+    learner.set_whole_at(leader.last());
+    assert_eq!((stats(&learner), learner.tree.digest()), (stats(&leader), leader.tree.digest()));
+}
+
+#[test]
+fn a_tree_that_is_wrong_is_told_of_once_it_should_be_whole() {
+    let mut rng = Rng(3);
+    let steps: Vec<Step> = (0..200).map(|_| step(&mut rng)).collect();
+    let (all, ..) = run(&steps, 0);
+    let (mut db, end) = fuzzy(&all, 100, &mut Rng(5));
+    db.tree.create(Zxid(100), "/nobody-made-this", None, &[Acl::open()], 0, 0, None).unwrap();
+    db.set_fuzzy();
+    for (i, bytes) in all.iter().enumerate().skip(100) {
+        if i == 101 {
+            db.set_whole_at(Zxid(end as u64));
+        }
+        db.apply(bytes, Origin::Foreign, None, false).unwrap();
+        let due = i + 1 >= end && Txn::decode(bytes).unwrap().digest.is_some();
+        assert_eq!(differences(&mut db), usize::from(due), "step {i}, whole at {end}");
     }
 }

@@ -21,7 +21,8 @@ import servers
 import zk
 
 SERVE_S = 120.0
-DIFFERS = "tree digest"  # in every line in which a Serval server says that its tree is another one than it should be
+# In lines in which a Serval server says that its tree is another one than it should be, or that it has failed otherwise.
+COMPLAINTS = ("tree digest", "this is a bug", "panicked", "report this")
 STARTS = "---- "  # a log holds all processes of its member, each behind such a line
 KINDS = {"A": servers.Apache, "S": servers.Serval}
 NAMES = {"A": "apache", "S": "serval"}
@@ -366,7 +367,8 @@ class Ensemble:
         digests = {self.members[i]: digest_list(self.members[i]) for i in trees}
         more, excused = checker.digests(digests, self.fuzzy_from)
         for m in digests:
-            lines += [f"{m} says: {line}" for line in m.log().splitlines() if m.kind == "S" and DIFFERS in line][:3]
+            said = [line for line in m.log().splitlines() if any(words in line for words in COMPLAINTS)]
+            lines += [f"{m} says: {line}" for line in said if "S" in m.kinds][:3]
         self.compared = f"{len(trees[first])} nodes, {sum(map(len, digests.values()))} digests"
         if excused:
             self.compared += f" (not counted: {', '.join(excused)}, behind a snapshot of Apache's)"

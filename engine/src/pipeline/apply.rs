@@ -60,6 +60,8 @@ pub struct Database {
     last: Zxid,
     /// From here on the tree is that of `last` exactly; before, it holds parts of what was committed up to here.
     whole_at: Zxid,
+    /// A digest did not agree before the tree was whole: it did hold what it was yet to be told.
+    mixed: bool,
     sessions: HashMap<SessionId, i32>,
     ephemerals: HashMap<SessionId, HashSet<Arc<str>>>,
     /// How many there are in all.
@@ -83,6 +85,7 @@ impl Database {
             tree,
             last: Zxid::ZERO,
             whole_at: Zxid::ZERO,
+            mixed: false,
             sessions: HashMap::new(),
             ephemerals: HashMap::new(),
             ephemeral_count: 0,
@@ -120,6 +123,7 @@ impl Database {
     /// All that a fuzzy state may hold beyond its zxid is committed up to this one.
     pub fn set_whole_at(&mut self, zxid: Zxid) {
         self.whole_at = zxid;
+        self.count_what_was_mixed();
     }
     /// Whether it is known where the state is whole.
     pub fn knows_whole(&self) -> bool {
@@ -205,12 +209,16 @@ impl Database {
         self.last = txn.header.zxid;
         match (origin, txn.digest) {
             (Origin::Own, Some(predicted)) => self.tree.adopt_digest(predicted),
-            (Origin::Foreign, Some(expected)) if self.is_whole() && self.tree.digest() != expected => {
+            (Origin::Foreign, Some(expected)) if self.tree.digest() != expected => {
                 let found = self.tree.digest();
-                self.notice(Notice::DigestMismatch { zxid: txn.header.zxid, expected, found });
+                match self.is_whole() {
+                    true => self.notice(Notice::DigestMismatch { zxid: txn.header.zxid, expected, found }),
+                    false => self.mixed = true,
+                }
             }
             _ => {}
         }
+        self.count_what_was_mixed();
         let span = match told.batch {
             Some(batch) if reply && code == Code::OK => batch.put(|out| out.extend_from_slice(&body)),
             _ => Span { start: start as u32, end: start as u32 },
@@ -454,6 +462,16 @@ impl Database {
         let text = Track::usage(count, bytes);
         // A quota without its statistics node is not kept: as in ZooKeeper, the node is not made up.
         let _kept = self.tree.set_data_only(zxid, &path::quota_stats(subject), Some(text.as_bytes()));
+    }
+
+    /// Nodes that came in a snapshot and once more as transactions were counted twice, and no digest covers statistics.
+    fn count_what_was_mixed(&mut self) {
+        if self.mixed && self.is_whole() {
+            self.mixed = false;
+            for subject in self.quotas.all() {
+                self.count_quota(self.last, &subject);
+            }
+        }
     }
 
     /// Counts what is below a path when its statistics node appears.

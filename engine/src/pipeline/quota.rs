@@ -49,6 +49,9 @@ impl Quotas {
     pub fn remove(&mut self, path: &str) {
         self.paths.remove(path);
     }
+    pub fn all(&self) -> Vec<Box<str>> {
+        self.paths.iter().cloned().collect()
+    }
     /// The nearest of `path` and its ancestors that has a quota.
     pub fn over<'a>(&self, path: &'a str) -> Option<&'a str> {
         if self.paths.is_empty() {

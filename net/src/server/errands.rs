@@ -297,7 +297,6 @@ impl Errands {
         let (to_thread, pieces) = bounded::<Vec<u8>>(PIECES);
         let (tell, done) = bounded(1);
         let (data, shards, wake) = (self.data.clone(), self.shards, self.wake.clone());
-        let digests = self.config.limits.digest;
         let whole = Arc::new(AtomicBool::new(false));
         let seen = whole.clone();
         let spawned = std::thread::Builder::new().name("snap-in".into()).spawn(move || {
@@ -305,7 +304,7 @@ impl Errands {
             seen.store(true, Ordering::Release);
             wake.wake();
             let result = taken.and_then(|(db, rest)| {
-                Ok(Received { file: store(&data, position, digests, &db)?, db, rest, pieces })
+                Ok(Received { file: store(&data, position, &db)?, db, rest, pieces })
             });
             let _role_ended = tell.send(result);
             wake.wake();
@@ -539,11 +538,11 @@ fn take_in(
     Ok((db, rest))
 }
 
-/// Writes the received state as a snapshot of our own, but for its end.
-fn store(data: &Arc<DataDir>, position: Position, digests: bool, db: &Database) -> Result<SnapshotWriter> {
+/// Writes the received state as a snapshot of our own, but for its end. Without a digest: nodes that are newer than the
+/// snapshot's zxid are no part of it, and come with the history behind it.
+fn store(data: &Arc<DataDir>, position: Position, db: &Database) -> Result<SnapshotWriter> {
     let walker = db.tree.handle().walker(db.last()).context("the new tree has no room for a walker")?;
     let sessions = db.sessions().iter().map(|(s, t)| (*s, *t)).collect();
-    let digest = digests.then(|| db.tree.digest());
-    let written = snapshots::write_payload(data, position, (db.last(), digest, sessions), walker, &|| false)?;
+    let written = snapshots::write_payload(data, position, (db.last(), None, sessions), walker, &|| false)?;
     written.map(|(file, ..)| file).context("nobody gave it up")
 }
