@@ -379,7 +379,7 @@ impl House {
             while let Some(m) = self.link.0.pop_front() {
                 if let Some(ToCore::Word { conn, .. }) = self.server.handle(m, NOW, &mut self.disk) {
                     let act = Act::Text(Span::default());
-                    self.server.control_with(Target::Conn(conn, act), b"said\n".to_vec());
+                    self.server.tell_now(Target::Conn(conn, act), b"said\n".to_vec());
                 }
             }
             self.server.durable(self.disk.0, NOW, &mut self.disk);

@@ -5,7 +5,8 @@
 
 A row names the kinds of three servers, in the order in which they join: SAS begins with one Serval server. Each row:
 refusals with ZooKeeper's codes; one server grows to three; a watch on /zookeeper/config; the leader leaves and goes on
-without a vote; it comes back as an observer and then as a voter; the whole list at once; every member starts again from
+without a vote; it comes back as an observer and then as a voter; a second change while the first has no quorum; the whole
+list at once; every member starts again from
 the files that the servers wrote. After each step every member has the same configuration, in its tree and its files, and
 takes writes; in the end the dumps are equal. AAA checks the rows themselves.
 Last line: `N passed, N failed`.
@@ -15,6 +16,7 @@ import argparse
 import os
 import re
 import sys
+import threading
 import time
 import traceback
 
@@ -204,6 +206,45 @@ def comes_back_voting(row):
     row.e.wait_for("it follows", lambda: m.mode() in ("follower", "leader"))
 
 
+def one_at_a_time(row):
+    """A change that waits for its quorum refuses the next one. The answer keeps its place: it comes behind that quorum."""
+    leader = row.e.wait_leader()
+    followers = [m for i, m in row.e.members.items() if i != leader]
+    line = f"server.{followers[0].id}={followers[0].line()}"
+    first, second = row.at(leader), row.at(leader)
+    before = outstanding(row.e[leader])
+    answers = {}
+
+    def ask(s):
+        try:
+            answers[s] = s.reconfig(joining=line)[0]
+        except (Code, Lost) as problem:
+            answers[s] = problem
+    threads = [threading.Thread(target=ask, args=(s,), daemon=True) for s in (first, second)]
+    for m in followers:
+        m.pause()
+    try:
+        for n, thread in enumerate(threads, 1):
+            thread.start()
+            # Longer than syncLimit the leader does not wait for its followers.
+            row.e.wait_for(f"{n} under way", lambda n=n: outstanding(row.e[leader]) >= before + n, 2.5)
+        assert not answers, f"answered without a quorum: {answers}"
+    finally:
+        for m in followers:
+            m.resume()
+    for thread in threads:
+        thread.join(ensemble.SERVE_S)
+    assert isinstance(answers[first], str), f"the first: {answers[first]!r}"
+    assert isinstance(answers[second], Code) and answers[second].code == IN_PROGRESS, f"the second: {answers[second]!r}"
+    row.text, row.version = answers[first], version_of(answers[first])
+    first.close()
+    second.close()
+
+
+def outstanding(member):
+    return int(dict(line.split("\t") for line in member.word("mntr").splitlines())["zk_outstanding_requests"])
+
+
 def whole_list(row):
     lines = [f"server.{m.id}={m.line()}" for m in row.e.members.values()]
     follower = next(i for i, mode in row.e.roles().items() if mode == "follower")
@@ -218,7 +259,8 @@ def starts_again(row):
     row.e.wait_serving()
 
 
-STEPS = [begins, refuses, grows, leader_leaves, comes_back_observing, comes_back_voting, whole_list, starts_again]
+STEPS = [begins, refuses, grows, leader_leaves, comes_back_observing, comes_back_voting, one_at_a_time, whole_list,
+         starts_again]
 
 
 def main():

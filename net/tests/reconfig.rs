@@ -93,21 +93,23 @@ fn mode(s: &Server) -> Option<String> {
     text.lines().find_map(|l| l.strip_prefix("Mode: ")).map(str::to_owned)
 }
 
+fn put_reconfig(o: &mut Vec<u8>, joining: Option<&str>, leaving: Option<&str>, version: i64) {
+    for text in [joining, leaving, None] {
+        match text {
+            Some(text) => o.put_string(text),
+            None => o.put_int(-1),
+        }
+    }
+    o.put_long(version);
+}
+
 fn reconfig(
     c: &mut Client,
     joining: Option<&str>,
     leaving: Option<&str>,
     version: i64,
 ) -> Result<String, Code> {
-    let (header, body) = c.call(Op::Reconfig, |o| {
-        for text in [joining, leaving, None] {
-            match text {
-                Some(text) => o.put_string(text),
-                None => o.put_int(-1),
-            }
-        }
-        o.put_long(version);
-    });
+    let (header, body) = c.call(Op::Reconfig, |o| put_reconfig(o, joining, leaving, version));
     if header.err != Code::OK {
         return Err(header.err);
     }
@@ -209,6 +211,34 @@ fn roles_change_without_an_election() {
         let mut at = client(&servers[other]);
         assert_eq!(create(&mut at, &format!("/as-{role}"), b"").err, Code::OK);
         assert_eq!(mode(&servers[leader]).as_deref(), Some("leader"), "the leader stays");
+    }
+    for s in servers {
+        s.stop().unwrap();
+    }
+}
+
+/// The second is looked at before any follower can have acknowledged the first: they come in one segment.
+#[test]
+fn a_reconfiguration_without_its_quorum_yet_refuses_the_next() {
+    let places = Place::of(1..=3);
+    let all: Vec<&Place> = places.iter().collect();
+    let servers: Vec<Server> = places.iter().map(|p| p.start(&all, &limits())).collect();
+    let leader = until("a leader", || servers.iter().position(|s| mode(s).as_deref() == Some("leader")));
+    let (other, third) = ((leader + 1) % 3, (leader + 2) % 3);
+    // Whichever server is asked: the leader decides.
+    for (at, role) in [(leader, "observer"), (third, "participant")] {
+        let line = places[other].line(role);
+        let mut c = client(&servers[at]);
+        let [first, second] = c.call_twice(Op::Reconfig, |o| put_reconfig(o, Some(&line), None, -1));
+        assert_eq!((first.0.err, second.0.err), (Code::OK, Code::RECONFIGINPROGRESS), "through {at}");
+        assert!(second.0.zxid > first.0.zxid, "it is answered in its place");
+        // Nothing of the second is left behind.
+        let mut c = client(&servers[leader]);
+        assert_eq!(config(&mut c).version as i64, first.0.zxid);
+        until("the role", || {
+            let wanted = if role == "observer" { "observer" } else { "follower" };
+            (mode(&servers[other]).as_deref() == Some(wanted)).then_some(())
+        });
     }
     for s in servers {
         s.stop().unwrap();

@@ -85,6 +85,8 @@ pub struct Server {
     shards: usize,
     reaper: Reaper,
     controls: VecDeque<Control>,
+    /// What stands behind nothing.
+    prompt: VecDeque<Item>,
     /// Own proposals not applied yet, with who waits for each.
     waiting: VecDeque<(Zxid, Waits)>,
     /// Bytes of own proposals not applied yet, and of controls.
@@ -154,6 +156,7 @@ impl Server {
             limits,
             shards,
             controls: VecDeque::new(),
+            prompt: VecDeque::new(),
             waiting: VecDeque::new(),
             queued_bytes: 0,
             learning: Learning::default(),
@@ -174,7 +177,7 @@ impl Server {
     /// Whether the driver may hand in more. What waits meanwhile, reports included, waits for our reasons: see
     /// [`Server::nothing_taken`].
     pub fn has_room(&self) -> bool {
-        self.waiting.len() + self.controls.len() < QUEUE_ENTRIES_MAX
+        self.waiting.len() + self.controls.len() + self.prompt.len() < QUEUE_ENTRIES_MAX
             && self.queued_bytes < QUEUE_BYTES_MAX
             && self.learning.has_room()
             && !self.is_spent()
@@ -364,18 +367,20 @@ impl Server {
         self.zab.submit(p.zxid, p.bytes, out);
     }
 
-    /// Puts a control into the order: behind everything that was accepted before it.
-    pub fn control(&mut self, target: Target) {
-        self.control_with(target, Vec::new());
+    /// Puts a control out of the order: it leaves with the next batch, also while nothing can be committed. `body` is that of
+    /// a `Text`.
+    pub fn tell_now(&mut self, target: Target, body: Vec<u8>) {
+        self.queued_bytes += body.len();
+        self.prompt.push_back(Item::Control { target, body });
     }
 
-    /// The same with a body for a `Reply` or `Text` act.
-    pub fn control_with(&mut self, target: Target, body: Vec<u8>) {
+    /// Puts a control into the order: behind everything that was accepted before it.
+    fn control(&mut self, target: Target) {
         let behind = match self.service {
             Service::Ordering(_) => self.zab.last_logged(),
             _ => Zxid::ZERO,
         };
-        self.control_behind(behind, Item::Control { target, body });
+        self.control_behind(behind, Item::Control { target, body: Vec::new() });
     }
 
     /// Everything up to `ticket` is durable here.

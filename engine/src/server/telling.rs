@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - what is applied is decoded from the bytes that were logged;
-//! - a control leaves when all that it stands behind is applied; controls leave in the order in which they were accepted.
+//! - a control leaves when all that it stands behind is applied; controls leave in the order in which they were accepted,
+//!   but for answers to four-letter words, which stand behind nothing.
 
 use super::{Server, Service};
 use crate::error::Code;
@@ -44,10 +45,7 @@ impl Item {
     }
     /// Whether it means something also when no client is served.
     fn outlives_roles(&self) -> bool {
-        matches!(
-            self,
-            Item::Control { target: Target::Conn(_, Act::Text(_) | Act::Close) | Target::All(_), .. }
-        )
+        matches!(self, Item::Control { target: Target::Conn(_, Act::Close) | Target::All(_), .. })
     }
 }
 
@@ -74,12 +72,13 @@ impl Server {
             c.behind = Zxid::ZERO;
         }
         self.waiting.clear();
-        self.queued_bytes = self.controls.iter().map(|c| c.item.bytes()).sum();
+        let kept = self.controls.iter().map(|c| &c.item).chain(&self.prompt);
+        self.queued_bytes = kept.map(Item::bytes).sum();
     }
 
     /// Whether [`Server::advance`] has something to tell.
     pub fn can_advance(&self) -> bool {
-        self.control_is_due() || self.next_is_due()
+        !self.prompt.is_empty() || self.control_is_due() || self.next_is_due()
     }
     fn control_is_due(&self) -> bool {
         self.controls.front().is_some_and(|c| c.behind <= self.db.last())
@@ -96,7 +95,10 @@ impl Server {
             if batch.bytes.len() >= BATCH_BYTES_MAX {
                 break;
             }
-            if self.control_is_due() {
+            if let Some(item) = self.prompt.pop_front() {
+                self.queued_bytes -= item.bytes();
+                self.tell(item, batch);
+            } else if self.control_is_due() {
                 let Some(control) = self.controls.pop_front() else { break };
                 self.queued_bytes -= control.item.bytes();
                 self.tell(control.item, batch);

@@ -113,7 +113,7 @@ impl Desk {
     }
 
     fn say(&self, core: &mut Server, conn: ConnId, text: String) {
-        core.control_with(Target::Conn(conn, Act::Text(Span::default())), text.into_bytes());
+        core.tell_now(Target::Conn(conn, Act::Text(Span::default())), text.into_bytes());
     }
 
     fn ask(&mut self, core: &mut Server, conn: ConnId, word: &'static str) {
@@ -135,7 +135,7 @@ impl Desk {
         let token = self.next_token;
         let askers = vec![(conn, word)];
         self.open.insert(token, Question { what, askers, missing: self.shards, parts: Collected::default() });
-        core.control(Target::All(Act::Collect { token, what }));
+        core.tell_now(Target::All(Act::Collect { token, what }), Vec::new());
     }
 
     /// Words that need no shard. `None`: this one does.

@@ -50,13 +50,31 @@ impl Client {
         Ok(body)
     }
     pub fn call(&mut self, op: Op, fill: impl FnOnce(&mut Vec<u8>)) -> (ReplyHeader, Vec<u8>) {
-        self.xid += 1;
         let mut out = Vec::new();
-        put_frame(&mut out, |o| {
+        self.put(&mut out, op, fill);
+        self.socket.write_all(&out).unwrap();
+        self.reply()
+    }
+    /// Two requests of one kind in one segment, and their replies.
+    #[allow(dead_code)]
+    pub fn call_twice(&mut self, op: Op, fill: impl Fn(&mut Vec<u8>)) -> [(ReplyHeader, Vec<u8>); 2] {
+        let mut out = Vec::new();
+        self.put(&mut out, op, &fill);
+        self.put(&mut out, op, &fill);
+        self.socket.write_all(&out).unwrap();
+        self.xid -= 1;
+        let first = self.reply();
+        self.xid += 1;
+        [first, self.reply()]
+    }
+    fn put(&mut self, out: &mut Vec<u8>, op: Op, fill: impl FnOnce(&mut Vec<u8>)) {
+        self.xid += 1;
+        put_frame(out, |o| {
             RequestHeader { xid: self.xid, op: op.wire() }.encode(o);
             fill(o);
         });
-        self.socket.write_all(&out).unwrap();
+    }
+    fn reply(&mut self) -> (ReplyHeader, Vec<u8>) {
         let frame = self.frame();
         let mut d = Decoder::new(&frame);
         let header = ReplyHeader::decode(&mut d).unwrap();
