@@ -448,7 +448,8 @@ impl Learner {
     }
 
     /// At UPTODATE: the members that the history leads to, and those that the leader has announced, unless the
-    /// reconfiguration that makes them is still only proposed.
+    /// reconfiguration that makes them is still only proposed. An observer does not have that in its log then: what tells
+    /// it is the zxid, which is one of this leader's that is not committed here.
     fn activate_synced(&mut self, base: &mut Base) -> Handled {
         // Its PROPOSAL may still be on the way: this leader commits it later, or never.
         let epoch = self.epoch;

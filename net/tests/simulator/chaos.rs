@@ -18,6 +18,7 @@ impl World {
         self.chaos_on = true;
         let at = self.at_us + DRAW_MS * 1000;
         self.push(at, Ev::Chaos);
+        self.operate_later();
     }
 
     /// One draw of everything.
@@ -70,13 +71,21 @@ impl World {
         self.start_later(node);
     }
 
+    /// All at once; or nearly all, and then it is a cut of each.
     fn kill_many(&mut self) {
-        say!(self.trace, "power fails everywhere");
-        for node in 0..self.nodes.len() {
-            if self.nodes[node].running.is_some() && self.dice.permille(900) {
-                self.crash(node, Death::PowerCut);
-                self.start_later(node);
+        let up: Vec<usize> = (0..self.nodes.len()).filter(|n| self.nodes[*n].running.is_some()).collect();
+        if self.dice.permille(750) {
+            self.cut_all();
+        } else {
+            say!(self.trace, "power fails nearly everywhere");
+            for node in &up {
+                if self.dice.permille(800) {
+                    self.crash(*node, Death::PowerCut);
+                }
             }
+        }
+        for node in up {
+            self.start_later(node);
         }
     }
 

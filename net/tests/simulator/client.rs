@@ -4,14 +4,15 @@
 //! the oracle. Not here: what must be true of a reply (`oracle`).
 
 use crate::dice::Dice;
+use crate::operator::OPERATOR_AUTH;
 use crate::oracle::Oracle;
 use crate::oracle::replies::{Reply, What};
 use crate::plan::Plan;
 use engine::error::Code;
 use engine::ids::{SessionId, Zxid};
 use engine::proto::{
-    Acl, ConnectRequest, ConnectResponse, CreateRequest, Decoder, Encode, Id, MultiHeader, Op, PathVersion,
-    PathWatch, ReplyHeader, RequestHeader, SetDataRequest, WatcherEvent, perm, put_frame, xid,
+    Acl, AuthPacket, ConnectRequest, ConnectResponse, CreateRequest, Decoder, Encode, Id, MultiHeader, Op,
+    PathVersion, PathWatch, ReplyHeader, RequestHeader, SetDataRequest, WatcherEvent, perm, put_frame, xid,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -70,6 +71,10 @@ pub struct Client {
     pub expired: u64,
     /// Sessions that it was told are gone, and those that it closed.
     pub ended: Vec<SessionId>,
+    /// It asks for other members, when it is told to, and for nothing else.
+    pub is_operator: bool,
+    /// It has said on this connection that it may.
+    authorised: bool,
 }
 
 /// Below this all paths are.
@@ -106,7 +111,12 @@ impl Client {
             writes_acked: 0,
             expired: 0,
             ended: Vec::new(),
+            is_operator: false,
+            authorised: false,
         }
+    }
+    pub fn operator(number: usize, plan: &Plan, dice: Dice) -> Client {
+        Client { is_operator: true, ..Client::new(number, plan, dice) }
     }
 
     pub fn is_attached(&self) -> bool {
@@ -117,6 +127,7 @@ impl Client {
     pub fn connected(&mut self, at_us: u64) -> Vec<Act> {
         (self.heard_us, self.sent_us) = (at_us, at_us);
         self.attached = false;
+        self.authorised = false;
         self.input.clear();
         let mut out = Vec::new();
         put_frame(&mut out, |out| {
@@ -161,7 +172,8 @@ impl Client {
             return Vec::new();
         }
         let mut out = Vec::new();
-        let most = if self.quiet { 0 } else { self.pipeline.saturating_sub(self.asked.len()) };
+        let most =
+            if self.quiet || self.is_operator { 0 } else { self.pipeline.saturating_sub(self.asked.len()) };
         for _ in 0..self.dice.below(most + 1) {
             self.ask(oracle, &mut out);
         }
@@ -223,6 +235,12 @@ impl Client {
 
     /// Sends a request that the caller chose.
     pub fn send(&mut self, what: What, oracle: &Oracle, out: &mut Vec<u8>) {
+        if self.is_operator && !std::mem::replace(&mut self.authorised, true) {
+            put_frame(out, |out| {
+                RequestHeader { xid: xid::AUTH, op: Op::Auth.wire() }.encode(out);
+                AuthPacket { scheme: Some("digest".into()), auth: Some(OPERATOR_AUTH) }.encode(out);
+            });
+        }
         self.next_xid += 1;
         let xid = self.next_xid;
         put_frame(out, |out| put_request(xid, &what, out));
@@ -278,6 +296,10 @@ impl Client {
         let mut d = Decoder::new(frame);
         let h = ReplyHeader::decode(&mut d).expect("a reply header");
         match h.xid {
+            xid::AUTH => {
+                assert_eq!(h.err, Code::OK, "client {}", self.number);
+                None
+            }
             xid::PING => {
                 // A ping tells the horizon, too.
                 self.advance(Zxid::from_wire(h.zxid), oracle);
@@ -421,5 +443,12 @@ fn put_request(xid: i32, what: &What, out: &mut Vec<u8>) {
             out.put_string(ROOT);
         }
         What::Close => header(Op::CloseSession, out),
+        What::Reconfig { joining, leaving, members, version } => {
+            header(Op::Reconfig, out);
+            for text in [joining, leaving, members] {
+                out.put_buffer(text.as_ref().map(|t| t.as_bytes()));
+            }
+            out.put_long(*version);
+        }
     }
 }

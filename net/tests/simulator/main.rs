@@ -15,18 +15,22 @@ mod clock;
 mod dice;
 mod errands;
 mod journal;
+mod membership;
 mod mutations;
 mod network;
 mod node;
+mod operator;
 mod oracle;
 mod plan;
 mod ports;
 mod recovery;
 mod runs;
 mod scenarios;
+mod scenarios_members;
 mod script;
 mod seat;
 mod snapshots;
+mod sum;
 mod trace;
 mod truth;
 mod world;
@@ -42,6 +46,7 @@ mod ring {
 use plan::Plan;
 use runs::{Outcome, play};
 use std::time::Instant;
+use sum::Sum;
 
 /// Seeds of every run of the suite.
 const FIXED: u64 = 12;
@@ -54,43 +59,6 @@ fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     let hex = text.strip_prefix("0x").map(|h| u64::from_str_radix(h, 16));
     Some(hex.unwrap_or_else(|| text.parse()).unwrap_or_else(|e| panic!("{name}={text}: {e}")))
-}
-
-/// Over many runs.
-#[derive(Default, Debug)]
-#[allow(dead_code)] // Printed.
-struct Sum {
-    committed: u64,
-    acknowledged: u64,
-    replies: u64,
-    watches: u64,
-    epochs: u64,
-    kills: u64,
-    power_cuts: u64,
-    installs: u64,
-    rebuilds: u64,
-    snapshots: u64,
-    expired: u64,
-    stale_syncs: u64,
-    virtual_s: u64,
-}
-
-impl Sum {
-    fn add(&mut self, o: &Outcome) {
-        self.committed += o.committed as u64;
-        self.acknowledged += o.acked;
-        self.replies += o.replies;
-        self.watches += o.watches;
-        self.epochs += o.epochs as u64;
-        self.kills += o.stats.kills;
-        self.power_cuts += o.stats.power_cuts;
-        self.installs += o.stats.installs;
-        self.rebuilds += o.stats.rebuilds;
-        self.snapshots += o.stats.snapshots;
-        self.expired += o.expired;
-        self.stale_syncs += o.stale_syncs;
-        self.virtual_s += o.virtual_ms / 1000;
-    }
 }
 
 fn plan_of(seed: u64) -> Plan {
@@ -143,11 +111,7 @@ fn seeds() {
             }
         }
     }
-    let secs = began.elapsed().as_secs_f64();
-    println!(
-        "{ran} seeds (fresh from {fresh:#x}) in {secs:.1} s, {:.0} per minute: {sum:?}",
-        ran as f64 / secs * 60.0
-    );
+    println!("{}", sum.table(ran, fresh, began.elapsed().as_secs_f64()));
     assert!(failed.is_empty(), "failed seeds: {failed:#x?}");
 }
 

@@ -2,9 +2,10 @@
 
 use crate::plan::{Breach, Plan};
 use crate::scenarios::{
-    by_log, by_snapshot, cut_after_a_restart, joining_under_load, snapshot_without_its_leader,
-    snapshots_of_a_tail, tails_and_elections,
+    by_log, by_snapshot, cut_after_a_restart, joining_under_load, observer_at_a_new_relay, slow_relays,
+    snapshot_without_its_leader, snapshots_of_a_tail, tails_and_elections,
 };
+use crate::scenarios_members::{grows_to_five, with_spares};
 use crate::script::scene_once;
 use crate::world::World;
 
@@ -66,4 +67,12 @@ fn snapshots_of_what_is_not_committed_are_noticed() {
         |p| Plan { snapshot_every: 1, sync_us: 20_000, ..p },
         snapshots_of_a_tail,
     );
+}
+#[test]
+fn quorums_of_former_members_are_noticed() {
+    shows(Breach::OldMembers, with_spares, grows_to_five);
+}
+#[test]
+fn a_relay_that_skips_what_was_pending_is_noticed() {
+    shows(Breach::RelaySkipsPending, slow_relays, observer_at_a_new_relay);
 }

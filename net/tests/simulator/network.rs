@@ -5,7 +5,7 @@
 //! bytes of a link arrive in order, and end at any byte; a link is told down once, behind what arrived.
 
 use crate::node::PeerIn;
-use crate::ports::Ask;
+use crate::ports::{Ask, Ports};
 use crate::say;
 use crate::world::{Ev, World};
 use engine::ids::LinkId;
@@ -16,6 +16,8 @@ const WINDOW_BYTES: usize = 64 << 10;
 /// A dial is given up after this: nobody listens; nobody answers.
 const REFUSED_US: u64 = 500_000;
 const UNANSWERED_US: u64 = 5_000_000;
+/// An observer tries the followers for so long before it asks the leader.
+const MASTERS_US: u64 = 1_000_000;
 
 /// One end of a link, at a life of a member.
 #[derive(Clone, Debug)]
@@ -43,7 +45,16 @@ impl End {
 pub struct Link {
     pub ends: [End; 2],
     pub open: bool,
+    /// Followers that may serve it in the leader's place, in the order in which they are tried.
+    masters: Vec<usize>,
     began_us: u64,
+}
+
+impl Link {
+    /// Whether both ends hold it.
+    pub fn is_up(&self) -> bool {
+        self.open && self.ends.iter().all(|e| !e.closed)
+    }
 }
 
 /// The election connection of a pair.
@@ -224,32 +235,76 @@ impl World {
             last_at_us: 0,
         };
         let ends = [end(node, self.nodes[node].life, id), end(to, 0, LinkId(0))];
-        self.net.links.push(Link { ends, open: false, began_us: self.at_us });
+        let masters = self.masters_of(node, to);
+        self.net.links.push(Link { ends, open: false, masters, began_us: self.at_us });
         let at = self.at_us + self.wire_delay();
         self.push(at, Ev::Dial { link: self.net.links.len() - 1 });
     }
 
+    /// Whom an observer tries before the leader, as `net::peers` orders them.
+    pub fn masters_of(&self, node: usize, leader: usize) -> Vec<usize> {
+        let me = self.nodes[node].id;
+        let Some(r) = self.nodes[node].running.as_ref().filter(|_| self.plan.relays) else {
+            return Vec::new();
+        };
+        let (members, next) = (r.server.zab().members(), r.server.zab().next_members());
+        let new = next.into_iter().flat_map(|m| m.iter()).filter(|m| members.get(m.id).is_none());
+        let lines: Vec<_> = members.iter().chain(new).collect();
+        if !lines.iter().any(|m| m.id == me && m.observer) {
+            return Vec::new();
+        }
+        let voters = lines.iter().filter(|m| !m.observer);
+        let mut masters: Vec<usize> = voters.filter_map(|m| self.index_of(m.id)).collect();
+        if !masters.is_empty() {
+            let first = me.0.rem_euclid(masters.len() as i64) as usize;
+            masters.rotate_left(first);
+        }
+        masters.retain(|n| *n != leader);
+        masters
+    }
+
+    /// Where a dial gets through, if anywhere by now; and whether the last one tried is cut off.
+    fn open_door(&self, link: usize) -> Result<usize, bool> {
+        let l = &self.net.links[link];
+        let (from, leader) = (l.ends[0].node, l.ends[1].node);
+        let open = |to: usize, on: fn(&Ports) -> bool| {
+            !self.net.cut_between(from, to) && self.nodes[to].running.as_ref().is_some_and(|r| on(&r.ports))
+        };
+        if let Some(master) = l.masters.iter().find(|n| open(**n, |p| p.relaying)) {
+            return Ok(*master);
+        }
+        let asks_leader = l.masters.is_empty() || self.at_us - l.began_us >= MASTERS_US;
+        if asks_leader && open(leader, |p| p.listening) {
+            return Ok(leader);
+        }
+        Err(self.net.cut_between(from, leader))
+    }
+
     /// A dial goes on.
     pub fn dial_event(&mut self, link: usize) {
-        let (from, to) = (self.net.links[link].ends[0].node, self.net.links[link].ends[1].node);
+        let from = self.net.links[link].ends[0].node;
         let e = &self.net.links[link].ends[0];
         if e.closed || self.nodes[from].life != e.life || self.nodes[from].running.is_none() {
             return;
         }
         let waited = self.at_us - self.net.links[link].began_us;
-        let cut = self.net.cut_between(from, to);
-        let listens = self.nodes[to].running.as_ref().is_some_and(|r| r.ports.listening);
-        if cut || !listens {
-            if waited > if cut { UNANSWERED_US } else { REFUSED_US } {
-                self.net.links[link].open = true;
-                self.net.links[link].ends[1].closed = true;
-                self.end_behind(link, 0, if cut { "no answer" } else { "refused" });
-            } else {
-                let at = self.at_us + self.dice.between(5_000, 30_000);
-                self.push(at, Ev::Dial { link });
+        let to = match self.open_door(link) {
+            Ok(to) => to,
+            Err(cut) => {
+                let patience = if self.net.links[link].masters.is_empty() { 0 } else { MASTERS_US };
+                if waited > patience + if cut { UNANSWERED_US } else { REFUSED_US } {
+                    self.net.links[link].open = true;
+                    self.net.links[link].ends[1].closed = true;
+                    self.end_behind(link, 0, if cut { "no answer" } else { "refused" });
+                } else {
+                    let at = self.at_us + self.dice.between(5_000, 30_000);
+                    self.push(at, Ev::Dial { link });
+                }
+                return;
             }
-            return;
-        }
+        };
+        self.stats.relayed += u64::from(self.net.links[link].ends[1].node != to);
+        self.net.links[link].ends[1].node = to;
         let life = self.nodes[to].life;
         let name = format!("10.0.0.{}:{}", from + 1, 40_000 + link % 20_000);
         let Some(r) = &mut self.nodes[to].running else { return };

@@ -8,7 +8,8 @@ use crate::clock::NodeClock;
 use crate::dice::Dice;
 use crate::errands::Errands;
 use crate::journal::Journal;
-use crate::plan::Plan;
+use crate::membership::{self, Membership, Pair};
+use crate::plan::{Breach, Plan};
 use crate::ports::Ports;
 use crate::recovery;
 use crate::seat::Seat;
@@ -22,6 +23,7 @@ use engine::pipeline::Notice;
 use engine::server::{PeerInput, Server};
 use engine::time::{MonoMs, Now};
 use engine::zab::members::Members;
+use engine::zab::wire::{self, Kind};
 use engine::zab::{Entry, Knobs, Role, Settings};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -72,7 +74,8 @@ impl Wires {
 /// A server of the ensemble, running or not.
 pub struct Node {
     pub id: ServerId,
-    pub observer: bool,
+    /// What its operator has written down of the members; `None`: nobody has set it up yet.
+    pub config: Option<Arc<Members>>,
     pub disk: FaultyDisk,
     pub clock: NodeClock,
     /// Counts its starts.
@@ -94,10 +97,14 @@ pub struct Running {
     pub ports: Ports,
     pub errands: Errands,
     pub snapshots: Snapshots,
+    pub membership: Membership,
     pub seats: Vec<Seat>,
     pub wires: Wires,
     pub inbox: VecDeque<PeerIn>,
     was_open: bool,
+    /// [`Breach::RelaySkipsPending`]: what was pending when it began to serve observers lies between these.
+    pending: Option<(Zxid, Zxid)>,
+    breach: Breach,
     /// The next turn of the core.
     pub core_at_us: Option<u64>,
 }
@@ -124,6 +131,10 @@ pub struct Report {
     pub epoch: u32,
     /// The epoch in which it led at some time of the turn.
     pub led: Option<u32>,
+    /// The members that count for it, at the end of the turn.
+    pub version: u64,
+    /// The members have changed for it, or a reconfiguration is under way, or none is any more.
+    pub members: Vec<Pair>,
     pub said: Vec<String>,
     /// Seats with new batches.
     pub told: bool,
@@ -135,7 +146,6 @@ pub struct Report {
 
 /// What every member is told.
 pub struct Common {
-    pub members: Arc<Members>,
     pub limits: Arc<Limits>,
     pub config: Arc<net::config::Config>,
 }
@@ -144,6 +154,14 @@ impl Running {
     /// Starts a member from its disk.
     pub fn boot(node: &Node, common: &Common, plan: &Plan, dice: &mut Dice, at_us: u64) -> Result<Running> {
         let r = recovery::recover(&node.disk, &common.config, plan.shards, plan.reach)?;
+        let told = node.config.as_ref().ok_or_else(|| anyhow::anyhow!("nobody has set it up"))?;
+        let forgets = plan.breach == Breach::OldMembers && node.life > 1;
+        let members = if forgets { told.clone() } else { membership::found(&r.data, told)? };
+        let limits = Limits {
+            reconfig_enabled: common.limits.reconfig_enabled && !forgets,
+            ..(*common.limits).clone()
+        };
+        let limits = Arc::new(limits);
         let now = node.clock.now(at_us);
         let truth = Truth::recovered(r.base, r.entries, r.epochs);
         let epochs = SmallFile::new(&r.data, recovery::EPOCHS_FILE);
@@ -153,7 +171,7 @@ impl Running {
         let logged = ports.journal.reader().durable() > wal::Position(0);
         let settings = Settings {
             me: node.id,
-            observer: node.observer,
+            observer: !members.is_voter(node.id),
             tick_ms: plan.tick_ms,
             init_limit: 10,
             sync_limit: 5,
@@ -162,8 +180,9 @@ impl Running {
             packet_max: PACKET_MAX,
             empty: r.db.last() == Zxid::ZERO && (r.epochs.current == 0 || logged),
         };
-        let ensemble = (settings, common.members.clone(), r.epochs, r.window);
-        let mut server = Server::member(common.limits.clone(), r.db, ensemble, plan.shards, now);
+        let membership = Membership::new(&r.data, members.version, dice.fork(), plan.sync_us);
+        let mut server =
+            Server::member(limits, r.db, (settings, members, r.epochs, r.window), plan.shards, now);
         server.start(now, &mut ports);
         let errands = Errands::new(
             common.config.clone(),
@@ -178,10 +197,13 @@ impl Running {
             ports,
             errands,
             snapshots,
+            membership,
             seats,
             wires: Wires::default(),
             inbox: VecDeque::new(),
             was_open: false,
+            pending: None,
+            breach: plan.breach,
             core_at_us: None,
         })
     }
@@ -200,6 +222,7 @@ impl Running {
         report.fresh = std::mem::take(&mut self.ports.journal.truth.fresh);
         report.role = Some(self.server.role());
         report.epoch = self.server.zab().epochs().current;
+        report.version = self.server.zab().members().version;
         report.again_us = self.again_us(clock, at_us);
         report
     }
@@ -218,8 +241,9 @@ impl Running {
         }
         self.look(report);
         self.ports.journal.kick(at_us);
+        report.members.extend(self.membership.step(&mut self.server, at_us, &mut report.said));
         self.errands.step(&mut self.server, &mut self.ports, &mut self.wires, (now, at_us))?;
-        self.server.pump(now, &mut self.ports);
+        self.pump(now);
         self.look(report);
         self.tell(now, report);
         self.look(report);
@@ -235,6 +259,25 @@ impl Running {
         }
         self.ports.journal.kick(at_us);
         Ok(())
+    }
+
+    fn pump(&mut self, now: Now) {
+        let (zab, skips) = (self.server.zab(), self.breach == Breach::RelaySkipsPending);
+        self.pending = match self.pending {
+            _ if !skips || !self.ports.relaying => None,
+            None => Some((zab.committed(), zab.last_logged())),
+            known => known,
+        };
+        let leader = zab.leader_link();
+        let before: Vec<(LinkId, usize)> = self.ports.outs.iter().map(|(l, o)| (*l, o.bytes.len())).collect();
+        self.server.pump(now, &mut self.ports);
+        let Some((above, upto)) = self.pending else { return };
+        for (link, from) in before.into_iter().filter(|(l, _)| Some(*l) != leader) {
+            if let Some(out) = self.ports.outs.get_mut(&link) {
+                let fresh = out.bytes.split_off(from);
+                out.bytes.extend(without_informs(&fresh, above, upto));
+            }
+        }
     }
 
     /// Whether clients are let in since the last look.
@@ -317,11 +360,24 @@ impl Running {
         let due = self.server.next_deadline();
         let timer = (due < MonoMs(u64::MAX)).then(|| clock.when_us(due).max(at_us + 500));
         let disk = self.ports.journal.done_at_us().map(|t| t.max(at_us + 1));
+        let file = self.membership.due_us().map(|t| t.max(at_us + 1));
         let busy = self.errands.is_busy() || self.snapshots.is_busy();
         let busy = busy.then_some(at_us + 300);
         let more = (self.server.can_advance() && !self.rings_full()).then_some(at_us + 20);
         let free = self.server.has_room() && self.ports.journal.has_room() && !self.rings_full();
         let asked = self.seats.iter().any(|s| s.to_core.has_some(free)).then_some(at_us + 20);
-        [timer, disk, busy, more, asked].into_iter().flatten().min().map(|t| t.max(at_us + stall))
+        [timer, disk, file, busy, more, asked].into_iter().flatten().min().map(|t| t.max(at_us + stall))
     }
+}
+
+/// Packets without the INFORMs of a range.
+fn without_informs(bytes: &[u8], above: Zxid, upto: Zxid) -> Vec<u8> {
+    let (mut out, mut at) = (Vec::new(), 0);
+    while let Ok(Some((p, n))) = wire::parse(&bytes[at..], usize::MAX >> 1) {
+        if p.kind != Kind::Inform || p.zxid <= above || p.zxid > upto {
+            out.extend_from_slice(&bytes[at..at + n]);
+        }
+        at += n;
+    }
+    out
 }

@@ -26,6 +26,10 @@ pub enum Breach {
     SnapWithoutSessions,
     /// Snapshots of a state that no role has confirmed, valid before the log is durable.
     SnapshotsAnyTime,
+    /// The members of the last reconfiguration are forgotten by all that tell them: files and log.
+    OldMembers,
+    /// A follower's observers are not told what was pending when it began to serve them.
+    RelaySkipsPending,
 }
 
 /// How often what goes wrong, in events per minute of virtual time.
@@ -48,6 +52,14 @@ pub struct Plan {
     pub seed: u64,
     pub voters: usize,
     pub observers: usize,
+    /// Servers with empty disks that no member knows of at first.
+    pub spares: usize,
+    /// Between two acts of the operator who changes the members, virtual ms; 0: they never change.
+    pub operate_ms: u64,
+    /// `standaloneEnabled=false`: a single voter may be left.
+    pub lone_voter: bool,
+    /// Followers serve observers.
+    pub relays: bool,
     pub shards: usize,
     pub clients: usize,
     /// How long faults go on, virtual ms.
@@ -94,10 +106,21 @@ impl Plan {
             client_cut: rate(40),
             clock_jump: rate(6),
         };
+        // Dice of its own: what was added later moves nothing that was drawn before.
+        let mut late = Dice::new(seed ^ 0x0b5e_12e1);
+        let stormy = late.permille(200);
+        let power_cut_all = if stormy { late.between(10, 40) } else { rates.power_cut_all };
+        let rates = Rates { power_cut_all, ..rates };
+        let changing = late.permille(500);
+        let watched = if d.permille(300) { 1 } else { 0 };
         Plan {
             seed,
             voters,
-            observers: if d.permille(300) { 1 } else { 0 },
+            observers: if late.permille(200) { 2 } else { watched },
+            spares: if changing { late.between(0, 2) as usize } else { 0 },
+            operate_ms: if changing { late.between(200, 3_000) } else { 0 },
+            lone_voter: late.permille(500),
+            relays: late.permille(500),
             shards: d.between(1, 2) as usize,
             clients: d.between(2, 5) as usize,
             chaos_ms: d.between(5_000, 40_000),
@@ -139,6 +162,10 @@ impl Plan {
         Plan {
             voters: 3,
             observers: 0,
+            spares: 0,
+            operate_ms: 0,
+            lone_voter: false,
+            relays: false,
             rates: none,
             drift_ppm: 0,
             tick_ms: 200,

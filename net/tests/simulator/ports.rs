@@ -43,6 +43,8 @@ pub struct Ports {
     pub outs: BTreeMap<LinkId, Out>,
     pub asks: Vec<Ask>,
     pub listening: bool,
+    /// For observers, whom this member serves while it follows.
+    pub relaying: bool,
     last_link: u64,
     nowhere: Vec<u8>,
 }
@@ -54,6 +56,7 @@ impl Ports {
             outs: BTreeMap::new(),
             asks: Vec::new(),
             listening: false,
+            relaying: false,
             last_link: 0,
             nowhere: Vec::new(),
         }
@@ -96,6 +99,9 @@ impl Links for Ports {
     }
     fn listen(&mut self, on: bool) {
         self.listening = on;
+    }
+    fn listen_for_observers(&mut self, on: bool) {
+        self.relaying = on;
     }
     fn out(&mut self, link: LinkId) -> &mut Vec<u8> {
         match self.outs.get_mut(&link) {

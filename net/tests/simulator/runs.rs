@@ -1,9 +1,12 @@
 //! A whole run: faults, recovery, the last look.
 
+use crate::client::Client;
+use crate::oracle::survival::Survived;
 use crate::plan::Plan;
 use crate::say;
 use crate::trace::Trace;
 use crate::world::World;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What a run that held tells.
@@ -11,7 +14,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub struct Outcome {
     pub hash: u64,
     pub committed: usize,
-    pub acked: u64,
+    pub survived: Survived,
+    /// Reconfigurations that were committed, answers to their requests by code, servers set up with empty disks.
+    pub reconfigs: u64,
+    pub reconfig_answers: BTreeMap<i32, u64>,
+    pub set_up: u64,
     pub epochs: usize,
     pub stats: crate::world::Stats,
     pub stale_syncs: u64,
@@ -64,7 +71,10 @@ fn outcome(world: &mut World) -> Outcome {
     Outcome {
         hash: world.trace.hash(),
         committed: world.oracle.history.len(),
-        acked: world.clients.iter().map(|c| c.writes_acked).sum(),
+        survived: world.oracle.survival.figures(),
+        reconfigs: world.oracle.history.reconfigs(),
+        reconfig_answers: world.oracle.replies.reconfigs.clone(),
+        set_up: world.operator.set_up,
         epochs: world.oracle.primaries.count(),
         stats,
         stale_syncs: world.oracle.replies.stale_syncs,
@@ -78,13 +88,17 @@ fn outcome(world: &mut World) -> Outcome {
 /// Behind the faults: everybody serves, every client gets on, and then all of it is looked at.
 pub fn recover(world: &mut World) {
     world.heal_all();
+    // What was asked for before may still be done.
+    world.run_for(world.plan.tick_ms * 20);
+    world.set_up_members();
     let limit = world.at_us + world.plan.recover_ms * 1000;
     let serves = world.run_until(limit, World::all_serve);
     assert!(serves, "liveness: not everybody serves: {}", who_serves(world));
     let before: Vec<u64> = world.clients.iter().map(|c| c.writes_acked).collect();
     let limit = world.at_us + world.plan.recover_ms * 1000;
     let done = world.run_until(limit, |w| {
-        w.clients.iter().zip(&before).all(|(c, b)| c.writes_acked >= b + 3) && w.all_serve()
+        let on = |(c, b): (&Client, &u64)| c.is_operator || c.writes_acked >= b + 3;
+        w.clients.iter().zip(&before).all(on) && w.all_serve()
     });
     assert!(done, "liveness: a client gets nowhere: {}", who_serves(world));
     for c in &mut world.clients {
@@ -99,17 +113,28 @@ pub fn recover(world: &mut World) {
 }
 
 fn settled(w: &World) -> bool {
+    let calm = |n: usize| {
+        let zab = w.nodes[n].running.as_ref().map(|r| r.server.zab());
+        w.last_applied(n) == Some(w.oracle.history.last()) && zab.is_some_and(|z| z.next_members().is_none())
+    };
     w.all_serve()
-        && (0..w.nodes.len()).all(|n| w.last_applied(n) == Some(w.oracle.history.last()))
+        && (0..w.nodes.len()).all(|n| !w.counts(n) || calm(n))
         && w.clients.iter().all(|c| c.asked.is_empty() && c.is_attached())
 }
 
 fn last_look(world: &mut World) {
-    let o = &world.oracle;
-    for (n, node) in world.nodes.iter().enumerate() {
-        let Some(r) = &node.running else { continue };
+    let members: Vec<usize> = (0..world.nodes.len()).filter(|n| world.counts(*n)).collect();
+    let o = &mut world.oracle;
+    let mut told = None;
+    for n in members {
+        let Some(r) = &world.nodes[n].running else { continue };
         o.state.whole(n, &r.server, &o.model, o.history.last());
+        o.survival.look(&r.server, &r.ports.journal.truth, &o.model);
+        let config = r.server.zab().members();
+        assert_eq!(**told.get_or_insert_with(|| config.clone()), **config, "{}: other members", n + 1);
+        o.config.settled(n, &r.server, &o.history);
     }
+    o.survival.none_lost();
     o.sessions.settled(&o.model);
     for c in &world.clients {
         assert!(
@@ -133,9 +158,13 @@ pub fn who_serves(world: &World) -> String {
         .map(|n| match &n.running {
             None => format!("[{}: down] ", n.id),
             Some(r) => format!(
-                "[{}: {:?}, open {}, draining {}, applied {} of {}, epochs {:?}, {} queued, seats {:?}] ",
+                "[{}: {:?}, members {:x} {:?}, next {:x?}, open {}, draining {}, applied {} of {}, epochs {:?}, {} queued, \
+                 seats {:?}] ",
                 n.id,
                 r.server.role(),
+                r.server.zab().members().version,
+                r.server.zab().members().voters(),
+                r.server.zab().next_members().map(|m| m.version),
                 r.server.is_open(),
                 r.server.is_draining(),
                 r.server.db().last(),

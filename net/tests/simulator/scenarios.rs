@@ -564,6 +564,58 @@ fn z5088_an_observer_gets_what_was_pending_when_it_came() {
     );
 }
 
+/// An observer comes to a follower that has just begun to serve observers, with proposals pending in between.
+pub fn observer_at_a_new_relay(w: &mut World) {
+    w.all_up();
+    w.writes(20);
+    for _ in 0..3 {
+        let leader = w.the_leader();
+        let relay = w.masters_of(3, leader)[0];
+        w.down(relay, Death::Kill);
+        w.down(3, Death::Kill);
+        w.writes(5);
+        w.up(relay);
+        w.until("the follower to follow", |w| w.serves(relay));
+        w.up(3);
+        w.until("the observer to serve", |w| w.serves(3));
+        let served = |l: &crate::network::Link| l.ends[0].node == 3 && l.ends[1].node == relay && l.is_up();
+        assert!(w.net.links.iter().any(served), "another than the new follower serves it");
+        let upto = w.oracle.history.last();
+        w.until("the observer to apply", |w| w.last_applied(3) >= Some(upto));
+    }
+}
+
+pub fn slow_relays(plan: Plan) -> Plan {
+    Plan { observers: 1, relays: true, sync_us: 200_000, recover_ms: 20_000, ..busy(plan) }
+}
+
+#[test]
+fn z5088_a_relay_tells_observers_what_was_pending_when_it_began() {
+    scene("relay", slow_relays, observer_at_a_new_relay);
+}
+
+/// Observers at followers that come and go, with everything else that goes wrong.
+#[test]
+fn observers_at_followers_survive_whoever_ends() {
+    scene(
+        "relays",
+        |p| Plan { observers: 2, relays: true, reach: Reach { entries: 20, bytes: 1 << 30 }, ..busy(p) },
+        |w| {
+            w.all_up();
+            w.writes(30);
+            for round in 0..4 {
+                let leader = w.the_leader();
+                let ends = if round % 2 == 0 { leader } else { w.masters_of(3, leader)[0] };
+                w.crash(ends, Death::Kill);
+                w.writes(10);
+                w.up(ends);
+                w.until("everybody to serve", World::all_serve);
+            }
+            assert!(w.stats.relayed > 0, "no observer was served by a follower");
+        },
+    );
+}
+
 /// A follower with requests of its clients in flight is sent a snapshot: nothing of them is lost for good.
 #[test]
 fn keeper_112405_110179_requests_survive_a_snapshot_in_between() {

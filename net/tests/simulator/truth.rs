@@ -2,7 +2,7 @@
 //!
 //! Not here: what the member believes. Invariant: `durable` follows the virtual disk, never a report of the driver.
 
-use engine::ids::{Ticket, Zxid};
+use engine::ids::{SessionId, Ticket, Zxid};
 use engine::proto::Decoder;
 use engine::txn::TxnHeader;
 use engine::zab::{Entry, Epochs, Mark};
@@ -12,6 +12,12 @@ use std::sync::Arc;
 /// The zxid of a transaction.
 pub fn zxid_of(txn: &[u8]) -> Zxid {
     TxnHeader::decode(&mut Decoder::new(txn)).expect("a logged transaction has a header").zxid
+}
+
+/// Whose request a transaction is, and which.
+pub fn head_of(txn: &[u8]) -> (SessionId, i32) {
+    let h = TxnHeader::decode(&mut Decoder::new(txn)).expect("a logged transaction has a header");
+    (h.session, h.cxid)
 }
 
 /// See the module.

@@ -8,6 +8,7 @@ use crate::clock::NodeClock;
 use crate::dice::Dice;
 use crate::network::Network;
 use crate::node::{Common, Node, Report, Running};
+use crate::operator::{OPERATOR_DIGEST, Operator};
 use crate::oracle::Oracle;
 use crate::plan::Plan;
 use crate::recovery::DIR;
@@ -39,6 +40,7 @@ pub enum Ev {
     Start { node: usize, life: u64 },
     Heal { token: u64 },
     Chaos,
+    Operate,
 }
 
 /// A client's connection.
@@ -66,11 +68,16 @@ pub enum Death {
 pub struct Stats {
     pub events: u64,
     pub kills: u64,
+    /// Of single members.
     pub power_cuts: u64,
+    /// Of all members at once.
+    pub power_cuts_of_all: u64,
     pub elections: u64,
     pub installs: u64,
     pub rebuilds: u64,
     pub snapshots: u64,
+    /// Observers that came to a follower.
+    pub relayed: u64,
 }
 
 /// See the module.
@@ -82,40 +89,47 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub common: Common,
     pub net: Network,
+    /// Those of the applications, and behind them the operator's.
     pub clients: Vec<Client>,
+    pub operator: Operator,
     pub conns: Vec<Conn>,
     pub oracle: Oracle,
     pub dice: Dice,
     pub trace: Trace,
     pub stats: Stats,
     pub chaos_on: bool,
+    /// The power cut that is under way is one of all members.
+    everywhere: bool,
     pub heal_tokens: BTreeMap<u64, Vec<(usize, usize)>>,
 }
 
-fn common(plan: &Plan) -> Common {
-    let member = |n: usize| Member {
-        id: ServerId(n as i64 + 1),
-        observer: n >= plan.voters,
-        peers: vec![PeerAddr { host: format!("10.0.0.{}", n + 1), quorum_port: 2888, election_port: 3888 }],
-        client: None,
+/// The line of a server in the list of members.
+pub fn line_of(node: usize, observer: bool, moved: bool) -> Member {
+    let (quorum_port, election_port) = if moved { (2889, 3889) } else { (2888, 3888) };
+    Member {
+        id: ServerId(node as i64 + 1),
+        observer,
+        peers: vec![PeerAddr { host: format!("10.0.0.{}", node + 1), quorum_port, election_port }],
+        client: Some(("0.0.0.0".into(), 2181)),
         secure: None,
-    };
-    let members = (0..plan.voters + plan.observers).map(member).collect();
+    }
+}
+
+fn common(plan: &Plan) -> Common {
     let limits = Limits {
         tick_ms: plan.tick_ms as u32,
         min_session_timeout_ms: 500,
         max_session_timeout_ms: 60_000,
         max_client_connections: 0,
+        reconfig_enabled: true,
+        lone_voter: plan.lone_voter,
+        super_digest: Some(OPERATOR_DIGEST.into()),
         ..Limits::default()
     };
     let profile = profiles::Profile::load("balanced").expect("a shipped profile");
     let mut config = net::config::Config::embedded(DIR, &profile);
     config.limits = limits.clone();
-    Common {
-        members: Arc::new(Members::new(0, members, None).expect("an ensemble")),
-        limits: Arc::new(limits),
-        config: Arc::new(config),
-    }
+    Common { limits: Arc::new(limits), config: Arc::new(config) }
 }
 
 impl World {
@@ -123,11 +137,14 @@ impl World {
     pub fn new(plan: Plan) -> World {
         let mut dice = Dice::new(plan.seed);
         let trace = Trace::new(plan.live);
-        let count = plan.voters + plan.observers;
+        let first = plan.voters + plan.observers;
+        let count = first + plan.spares;
+        let members = (0..first).map(|n| line_of(n, n >= plan.voters, false)).collect();
+        let members = Arc::new(Members::new(0, members, None).expect("an ensemble"));
         let nodes = (0..count)
             .map(|n| Node {
                 id: ServerId(n as i64 + 1),
-                observer: n >= plan.voters,
+                config: (n < first).then(|| members.clone()),
                 disk: FaultyDisk::new(dice.next()),
                 clock: NodeClock {
                     mono_base_ms: 0,
@@ -142,9 +159,13 @@ impl World {
                 disk_fails: false,
             })
             .collect();
-        let clients = (0..plan.clients).map(|n| Client::new(n, &plan, dice.fork())).collect();
+        let mut clients: Vec<Client> =
+            (0..plan.clients).map(|n| Client::new(n, &plan, dice.fork())).collect();
+        // The last one is the operator's.
+        clients.push(Client::operator(plan.clients, &plan, dice.fork()));
+        let operator = Operator::new(plan.seed);
         let common = common(&plan);
-        let oracle = Oracle::new(common.members.clone(), trace.clone());
+        let oracle = Oracle::new(members, trace.clone());
         let mut world = World {
             at_us: 0,
             queue: BTreeMap::new(),
@@ -153,12 +174,14 @@ impl World {
             common,
             net: Network::new(count),
             clients,
+            operator,
             conns: Vec::new(),
             oracle,
             dice,
             trace,
             stats: Stats::default(),
             chaos_on: false,
+            everywhere: false,
             heal_tokens: BTreeMap::new(),
             plan,
         };
@@ -173,7 +196,7 @@ impl World {
 
     /// Starts every member and every client.
     pub fn start_all(&mut self) {
-        for node in 0..self.nodes.len() {
+        for node in 0..self.plan.voters + self.plan.observers {
             let at = self.dice.between(0, 50_000);
             self.push(at, Ev::Start { node, life: 0 });
         }
@@ -239,12 +262,13 @@ impl World {
             Ev::Client { client } => self.client_event(client),
             Ev::Start { node, life } => {
                 let n = &self.nodes[node];
-                if n.life == life && n.running.is_none() && !n.held {
+                if n.life == life && n.running.is_none() && !n.held && n.config.is_some() {
                     self.start(node);
                 }
             }
             Ev::Heal { token } => self.heal(token),
             Ev::Chaos => self.chaos_event(),
+            Ev::Operate => self.operate_event(),
         }
     }
 
@@ -320,10 +344,22 @@ impl World {
                 self.nodes[node].disk.kill_process();
             }
             _ => {
-                self.stats.power_cuts += 1;
+                self.stats.power_cuts += u64::from(!self.everywhere);
                 self.nodes[node].disk.power_cut_randomly();
             }
         }
+    }
+
+    /// Power fails for every running member at the same moment.
+    pub fn cut_all(&mut self) {
+        say!(self.trace, "power fails everywhere");
+        self.everywhere = true;
+        for node in 0..self.nodes.len() {
+            self.crash(node, Death::PowerCut);
+        }
+        self.everywhere = false;
+        self.stats.power_cuts_of_all += 1;
+        self.oracle.survival.power_cut_of_all();
     }
 
     pub fn wake_core(&mut self, node: usize) {
@@ -365,6 +401,7 @@ impl World {
     fn reported(&mut self, node: usize, report: Report) {
         for text in &report.said {
             say!(self.trace, "{}: {text}", node + 1);
+            self.oracle.promises.said(node, text);
         }
         let truths: Vec<&Truth> = self
             .nodes
@@ -584,9 +621,15 @@ impl World {
         (0..self.nodes.len()).filter(|i| leads(&self.nodes[*i])).max_by_key(epoch)
     }
 
-    /// Whether every member serves.
+    /// Whether a server is one of the members that the committed history leads to.
+    pub fn counts(&self, node: usize) -> bool {
+        self.oracle.history.members().get(self.nodes[node].id).is_some()
+    }
+
+    /// Whether every member serves. Who is none any more need not.
     pub fn all_serve(&self) -> bool {
-        self.nodes.iter().all(|n| n.running.as_ref().is_some_and(|r| r.server.is_open()))
+        let open = |n: &Node| n.running.as_ref().is_some_and(|r| r.server.is_open());
+        (0..self.nodes.len()).all(|n| !self.counts(n) || open(&self.nodes[n]))
     }
 
     /// The last zxid that a member has applied.

@@ -3,12 +3,14 @@
 //! Source: Junqueira, Reed, Serafini, "Zab: high-performance broadcast for primary-backup systems", properties integrity,
 //! total order, agreement, local and global primary order; here as one rule: what any member delivers is the next, or
 //! the same, transaction of one sequence. And DESIGN section 6: a transaction is committed when it is durable on a
-//! quorum; the moment at which a member delivers it first is when that is looked at.
+//! quorum; the moment at which a member delivers it first is when that is looked at. Fact sheet section 11: the quorum is
+//! one of the members that the history has made by then, for a reconfiguration of those that it makes as well; and a
+//! leader proposes one only when the last one is committed.
 
 use crate::truth::Truth;
 use engine::ids::{SessionId, Ticket, Zxid};
-use engine::proto::Decoder;
-use engine::txn::TxnHeader;
+use engine::proto::{Decoder, Op};
+use engine::txn::{Txn, TxnBody, TxnHeader};
 use engine::zab::Entry;
 use engine::zab::members::Members;
 use std::collections::{BTreeMap, HashMap};
@@ -16,7 +18,8 @@ use std::sync::Arc;
 
 /// See the module.
 pub struct History {
-    members: Arc<Members>,
+    /// The members from each reconfiguration on.
+    members: Vec<(Zxid, Arc<Members>)>,
     entries: Vec<(Zxid, Arc<[u8]>)>,
     by_zxid: HashMap<Zxid, usize>,
     /// Everything that any primary broadcast, and behind what.
@@ -25,10 +28,18 @@ pub struct History {
     requests: HashMap<(SessionId, i32), Zxid>,
 }
 
+/// The members that a transaction makes, if it is a reconfiguration.
+fn members_of(txn: &[u8]) -> Option<Members> {
+    let txn = Txn::decode(txn).expect("a transaction");
+    let TxnBody::SetData { op: Op::Reconfig, data, .. } = txn.body else { return None };
+    let text = String::from_utf8(data.unwrap_or_default().to_vec()).expect("members are text");
+    Some(Members::parse(&text).expect("members"))
+}
+
 impl History {
     pub fn new(members: Arc<Members>) -> History {
         History {
-            members,
+            members: vec![(Zxid::ZERO, members)],
             entries: Vec::new(),
             by_zxid: HashMap::new(),
             broadcast: BTreeMap::new(),
@@ -46,8 +57,42 @@ impl History {
         self.by_zxid.get(&zxid).map(|i| &self.entries[*i].1)
     }
 
+    /// The members that the committed history leads to.
+    pub fn members(&self) -> &Arc<Members> {
+        self.members_at(Zxid(u64::MAX))
+    }
+    /// The same, up to a zxid.
+    pub fn members_at(&self, upto: Zxid) -> &Arc<Members> {
+        let n = self.members.partition_point(|(z, _)| *z <= upto);
+        &self.members[n.max(1) - 1].1
+    }
+    /// Reconfigurations that are committed.
+    pub fn reconfigs(&self) -> u64 {
+        self.members.len() as u64 - 1
+    }
+    /// What was broadcast with this zxid makes these members.
+    pub fn reconfig(&self, zxid: Zxid) -> Option<Members> {
+        members_of(&self.broadcast.get(&zxid)?.1)
+    }
+
+    /// One at a time: who proposes a reconfiguration counts by the last one before it in the same history. `version`:
+    /// of the leader's members.
+    fn alone(&self, node: usize, entry: &Entry, behind: Zxid, version: u64) {
+        let mut at = behind;
+        while at > self.last() {
+            let Some((before, txn)) = self.broadcast.get(&at) else { return };
+            assert!(
+                members_of(txn).is_none() || version >= at.0,
+                "{} proposes the reconfiguration {}, {at} is under way",
+                node + 1,
+                entry.zxid
+            );
+            at = *before;
+        }
+    }
+
     /// A member has logged a transaction. `leads`: it leads, in that epoch.
-    pub fn logged(&mut self, node: usize, leads: Option<u32>, behind: Zxid, entry: &Entry) {
+    pub fn logged(&mut self, node: usize, (leads, version): (Option<u32>, u64), behind: Zxid, entry: &Entry) {
         match self.broadcast.get(&entry.zxid) {
             Some((_, known)) => {
                 assert_eq!(
@@ -66,6 +111,9 @@ impl History {
                     node + 1,
                     entry.zxid
                 );
+                if members_of(&entry.txn).is_some() {
+                    self.alone(node, entry, behind, version);
+                }
                 self.broadcast.insert(entry.zxid, (behind, entry.txn.clone()));
             }
         }
@@ -100,12 +148,17 @@ impl History {
         assert!(follows, "primary order: {} delivers {zxid} right behind {last}", node + 1);
         assert!(self.broadcast.contains_key(&zxid), "integrity: nobody has broadcast {zxid}");
         let holds = |id| truths.get((id as usize).wrapping_sub(1)).is_some_and(|t| t.holds(zxid));
-        assert!(
-            self.members.quorum(|id| holds(id.0)),
-            "{} delivers {zxid}, which is not durable on a quorum: {:?}",
-            node + 1,
-            truths.iter().map(|t| t.holds(zxid)).collect::<Vec<_>>()
-        );
+        let next = members_of(&entry.txn).map(Arc::new);
+        for members in [Some(self.members()), next.as_ref()].into_iter().flatten() {
+            assert!(
+                members.quorum(|id| holds(id.0)),
+                "{} delivers {zxid}, which is not durable on a quorum of {:?}: {:?}",
+                node + 1,
+                members.voters(),
+                truths.iter().map(|t| t.holds(zxid)).collect::<Vec<_>>()
+            );
+        }
+        self.members.extend(next.map(|m| (zxid, m)));
         self.note_request(entry);
         self.by_zxid.insert(zxid, self.entries.len());
         self.entries.push((zxid, entry.txn.clone()));

@@ -6,9 +6,12 @@
 //! - [`model`]: what the committed transactions say the tree is, independent of the engine's own tree;
 //! - [`state`]: members agree with the model and with each other (DESIGN section 6);
 //! - [`replies`]: R1, R4, linearizable writes and sync'd reads (DESIGN section 4);
+//! - [`config`]: agreement on the members, one reconfiguration at a time (fact sheet section 11);
+//! - [`survival`]: no acknowledged write is lost (DESIGN section 6);
 //! - [`sessions`]: sessions and their ephemerals (fact sheet 3.2);
 //! - [`watches`]: exactly once, in order (DESIGN section 4, R2, R3).
 
+pub mod config;
 pub mod history;
 pub mod model;
 pub mod primaries;
@@ -16,12 +19,13 @@ pub mod promises;
 pub mod replies;
 pub mod sessions;
 pub mod state;
+pub mod survival;
 pub mod watches;
 
 use crate::node::{Report, Seen};
 use crate::trace::Trace;
 use crate::truth::Truth;
-use engine::ids::Zxid;
+use engine::ids::{ServerId, Zxid};
 use engine::zab::Role;
 use engine::zab::members::Members;
 use std::sync::Arc;
@@ -36,6 +40,8 @@ pub struct Oracle {
     pub sessions: sessions::Sessions,
     pub watches: watches::Watches,
     pub replies: replies::Replies,
+    pub config: config::Config,
+    pub survival: survival::Survival,
     /// The newest zxid that any client has seen.
     pub seen: Zxid,
 }
@@ -51,6 +57,8 @@ impl Oracle {
             sessions: sessions::Sessions::default(),
             watches: watches::Watches::default(),
             replies: replies::Replies::new(trace),
+            config: config::Config::default(),
+            survival: survival::Survival::default(),
             seen: Zxid::ZERO,
         }
     }
@@ -59,7 +67,7 @@ impl Oracle {
     pub fn core_turn(&mut self, node: usize, report: &Report, truths: &[&Truth]) {
         let leads = report.role == Some(Role::Leading);
         for (behind, entry) in &report.fresh {
-            self.history.logged(node, report.led, *behind, entry);
+            self.history.logged(node, (report.led, report.version), *behind, entry);
         }
         for seen in &report.seen {
             match seen {
@@ -68,6 +76,8 @@ impl Oracle {
                     self.history.prefix(node, truths[node], *upto);
                     if leads {
                         self.primaries.starts(node, report.epoch, *upto, self.history.last());
+                        let (id, at) = (ServerId(node as i64 + 1), (report.epoch, *upto));
+                        self.config.leads(node, id, report.version, at, &self.history);
                     }
                 }
                 Seen::Applied(e) => {
@@ -76,6 +86,13 @@ impl Oracle {
                     self.committed(node, e, truths);
                 }
                 Seen::Digest { at, digest } => self.state.digest(node, *at, *digest, &self.history),
+            }
+        }
+        for (members, next) in &report.members {
+            self.committed_upto(node, Zxid(members.version), truths);
+            self.config.activated(node, members, &self.history);
+            if let Some(next) = next {
+                self.config.seen(node, next, &self.history);
             }
         }
         if leads {
@@ -106,5 +123,6 @@ impl Oracle {
 
     pub fn reply(&mut self, r: &replies::Reply<'_>) {
         self.replies.check(r, &self.history, &self.model);
+        self.survival.acknowledged(r);
     }
 }

@@ -4,7 +4,7 @@
 //! its own horizon. Invariant: closing a session removes exactly its ephemerals.
 
 use engine::ids::{SessionId, Zxid};
-use engine::proto::{Acl, Decoder, EventKind};
+use engine::proto::{Acl, Decoder, EventKind, Op};
 use engine::txn::{Txn, TxnBody};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -150,6 +150,8 @@ impl Model {
                 }
                 self.put(zxid, path, None, EventKind::NodeDeleted);
             }
+            // Not a node like others: see `config`.
+            TxnBody::SetData { op: Op::Reconfig, .. } => {}
             TxnBody::SetData { path, data, version, .. } => {
                 let old =
                     self.at(path, zxid).unwrap_or_else(|| panic!("{zxid} sets {path}, which is not there"));

@@ -2,7 +2,8 @@
 //!
 //! Source: DESIGN section 6 ("a Send may leave only when its ticket is durable"), field notes 3911, 4643, 4646, 4685:
 //! LEADERINFO and ACKEPOCH stand for the accepted epoch, NEWLEADER and its ACK for the current epoch and the history
-//! before it, every other ACK for its transaction; ACKs ascend, none precedes NEWLEADER's.
+//! before it, every other ACK for its transaction; ACKs ascend, none precedes NEWLEADER's. Field notes 4925, 5088: what a
+//! learner is sent has no holes: none ever has to say that something is missing.
 
 use crate::node::Wires;
 use crate::ports::{Out, Ports};
@@ -32,6 +33,16 @@ impl Promises {
         for (link, out) in &mut ports.outs {
             self.read(node, *link, out, truth);
         }
+    }
+
+    /// What a member tells its operator.
+    pub fn said(&self, node: usize, text: &str) {
+        let hole = ["something between is missing", "where None is next", "which was not proposed here"];
+        assert!(
+            !hole.iter().any(|h| text.contains(h)),
+            "{} was sent a history with a hole: {text}",
+            node + 1
+        );
     }
 
     pub fn ended(&mut self, node: usize) {

@@ -13,28 +13,54 @@ use engine::error::Code;
 use engine::ids::{SessionId, Zxid};
 use engine::proto::{Decoder, Stat};
 use engine::txn::{Txn, TxnBody};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a client asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum What {
-    Create { path: String, ephemeral: bool, data: Vec<u8> },
-    Set { path: String, data: Vec<u8> },
-    Delete { path: String },
-    Multi { create: Option<String>, set: String, delete: Option<String>, data: Vec<u8> },
-    Get { path: String, watch: bool },
-    Exists { path: String, watch: bool },
-    Children { watch: bool },
+    Create {
+        path: String,
+        ephemeral: bool,
+        data: Vec<u8>,
+    },
+    Set {
+        path: String,
+        data: Vec<u8>,
+    },
+    Delete {
+        path: String,
+    },
+    Multi {
+        create: Option<String>,
+        set: String,
+        delete: Option<String>,
+        data: Vec<u8>,
+    },
+    Get {
+        path: String,
+        watch: bool,
+    },
+    Exists {
+        path: String,
+        watch: bool,
+    },
+    Children {
+        watch: bool,
+    },
     Sync,
     Close,
+    /// Other members.
+    Reconfig {
+        joining: Option<String>,
+        leaving: Option<String>,
+        members: Option<String>,
+        version: i64,
+    },
 }
 
 impl What {
     pub fn is_write(&self) -> bool {
-        matches!(
-            self,
-            What::Create { .. } | What::Set { .. } | What::Delete { .. } | What::Multi { .. } | What::Close
-        )
+        !matches!(self, What::Get { .. } | What::Exists { .. } | What::Children { .. } | What::Sync)
     }
 }
 
@@ -57,11 +83,13 @@ pub struct Replies {
     pub checked: u64,
     /// Syncs answered by a server of an epoch that was over when they began.
     pub stale_syncs: u64,
+    /// Answers to requests for other members, by code.
+    pub reconfigs: BTreeMap<i32, u64>,
 }
 
 impl Replies {
     pub fn new(trace: Trace) -> Replies {
-        Replies { trace, checked: 0, stale_syncs: 0 }
+        Replies { trace, checked: 0, stale_syncs: 0, reconfigs: BTreeMap::new() }
     }
 
     pub fn check(&mut self, r: &Reply<'_>, history: &History, model: &Model) {
@@ -71,6 +99,10 @@ impl Replies {
             What::Exists { path, .. } => exists(r, path, model),
             What::Children { .. } => children(r, model),
             What::Sync => self.sync(r),
+            What::Reconfig { .. } => {
+                *self.reconfigs.entry(r.err.0).or_default() += 1;
+                write(r, history);
+            }
             _ => write(r, history),
         }
     }
@@ -155,4 +187,8 @@ fn write(r: &Reply<'_>, history: &History) {
     // A failed multi tells each part's result in its body; its header says OK.
     let multi = matches!(what, What::Multi { .. });
     assert!(r.err == code || (multi && r.err == Code::OK), "{what:?}: told {:?}, logged {code:?}", r.err);
+    if let (What::Reconfig { .. }, TxnBody::SetData { data, .. }) = (what, &txn.body) {
+        let told = Decoder::new(r.body).buffer().expect("the members");
+        assert_eq!(told, *data, "{what:?}: other members are told than were made");
+    }
 }
