@@ -7,7 +7,8 @@
 //! - `world`, `node`, `seat`, `network`, `client`: what there is; `chaos`: what goes wrong; `oracle`: what must hold;
 //! - `scenarios`: the known bugs of other implementations, one by one; `mutations`: that the checks see broken rules.
 //!
-//! `SIM_SEED=0x..` replays one seed, `SIM_SEEDS=N` runs many, `SIM_LIVE=1` prints the trace as it grows.
+//! `SIM_SEED=0x..` replays one seed, `SIM_SEEDS=N` runs many (from `SIM_FROM` on), `SIM_LIVE=1` prints the trace as it
+//! grows.
 
 mod chaos;
 mod client;
@@ -85,10 +86,10 @@ fn seeds() {
     let began = Instant::now();
     let fresh =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-    let fresh = fresh & 0xffff_ffff_0000;
+    let fresh = number("SIM_FROM").unwrap_or(fresh & 0xffff_ffff_0000);
     let many = number("SIM_SEEDS");
     let seeds: Vec<u64> = match many {
-        Some(n) => (0..n).map(|i| number("SIM_FROM").unwrap_or(fresh) + i).collect(),
+        Some(n) => (0..n).map(|i| fresh + i).collect(),
         None => (0..FIXED).chain((0..FRESH).map(|i| fresh + i)).collect(),
     };
     let (mut ran, mut failed) = (0u64, Vec::new());
