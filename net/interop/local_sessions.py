@@ -8,14 +8,9 @@ only own once all servers know it, its move to another server then, its end. Row
 of the rows themselves. Last line: `N passed, N failed`.
 """
 
-import argparse
-import re
-import sys
-import time
-
 import client
 import ensemble
-import servers
+import rows
 from client import Code, Expired
 
 ROWS = ["SSS/S", "SSA/S", "SSA/A", "SAA/S", "SAA/A", "AAA/A"]
@@ -93,35 +88,6 @@ def run(name):
             e.stop()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", default="", help="a regular expression")
-    parser.add_argument("--serval-bin")
-    parser.add_argument("--list", action="store_true")
-    args = parser.parse_args()
-    rows = [name for name in ROWS if re.search(args.rows, name)]
-    if not rows:
-        parser.error("no such row")
-    if args.list:
-        print("\n".join(rows))
-        return
-    args.kinds = "AS"
-    ensemble.use_arguments(args)
-    failed = 0
-    for name in rows:
-        started = time.monotonic()
-        try:
-            run(name)
-            outcome = f"ok     {name}"
-        except servers.Missing as e:
-            sys.exit(f"cannot run: {e}")
-        except Exception as e:
-            failed += 1
-            outcome = f"FAILED {name}: {type(e).__name__}: {e}"
-        print(f"{outcome} ({time.monotonic() - started:.0f} s)", flush=True)
-    print(f"{len(rows) - failed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
-
-
 if __name__ == "__main__":
-    main()
+    flags = rows.parser_of(__doc__)
+    rows.run(flags, flags.parse_args(), ROWS, run)

@@ -11,17 +11,15 @@ with Stats and equal digests everywhere. Rolling replacements are in `migration.
 Last line: `N passed, N failed`.
 """
 
-import argparse
 import random
 import re
 import shutil
 import os
-import sys
 import time
 
 import client
 import ensemble
-import servers
+import rows
 import zk
 from client import Code, Lost
 
@@ -436,36 +434,16 @@ STEPS = [writes, watches, sync_sees, moves, expiry, large, missed_much, starts_e
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", default="", help="a regular expression")
+    parser = rows.parser_of(__doc__)
     parser.add_argument("--steps", default="", help="a regular expression; without the others the end is not compared")
     parser.add_argument("--pure", choices=["A", "S"])
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--serval-bin")
-    parser.add_argument("--list", action="store_true")
     args = parser.parse_args()
-    rows = [name for name in ROWS if re.search(args.rows, name)]
-    if not rows:
-        parser.error("no such row")
-    if args.list:
-        print("\n".join(rows))
-        return
-    args.kinds = args.pure or "AS"
-    ensemble.use_arguments(args)
     print(f"seed {args.seed}")
-    failed = 0
-    for name in rows:
-        started = time.monotonic()
-        try:
-            outcome = f"ok     {name}: equal at the end: {Row(name, args.pure, args.seed, args.steps).run()}"
-        except servers.Missing as e:
-            sys.exit(f"cannot run: {e}")
-        except Exception as e:
-            failed += 1
-            outcome = f"FAILED {name}: {e}"
-        print(f"{outcome} ({time.monotonic() - started:.0f} s)", flush=True)
-    print(f"{len(rows) - failed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
+
+    def row(name):
+        return f"equal at the end: {Row(name, args.pure, args.seed, args.steps).run()}"
+    rows.run(parser, args, ROWS, row, args.pure or "AS")
 
 
 if __name__ == "__main__":
