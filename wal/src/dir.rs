@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::disk::{Disk, DiskFile, How, Lock, tmp_name};
 use crate::error::{During, WalError};
@@ -40,6 +41,8 @@ pub struct DataDir {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     id: u64,
+    /// Snapshots begun since the directory was opened.
+    attempts: AtomicU64,
     _lock: Box<dyn Lock>,
 }
 
@@ -79,7 +82,7 @@ impl DataDir {
             Some(id) => id,
             None => write_marker(&*disk, &path)?,
         };
-        let dir = DataDir { disk, path, id, _lock: lock };
+        let dir = DataDir { disk, path, id, attempts: AtomicU64::new(0), _lock: lock };
         dir.sync()?;
         Ok((Arc::new(dir), names))
     }
@@ -94,6 +97,10 @@ impl DataDir {
     }
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+    /// A number that no other attempt to write a file has.
+    pub(crate) fn next_attempt(&self) -> u64 {
+        self.attempts.fetch_add(1, Ordering::Relaxed)
     }
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)

@@ -2,7 +2,8 @@
 //!
 //! Not here: what a snapshot contains, when one is taken, how replay behind it goes.
 //! Invariants: a file under a snapshot's name was whole and synced before it got the name; its bytes are handed out
-//! only after every checksum was right; a finished file is never written again, only unlinked.
+//! only after every checksum was right; a finished file is never written again, only unlinked; two writers never share an
+//! unfinished file, also if both are to get the same name.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,8 @@ fn file_name(position: Position, tag: u64) -> String {
 pub struct SnapshotWriter {
     dir: Arc<DataDir>,
     path: PathBuf,
+    /// The unfinished file's, of this attempt only.
+    tmp: PathBuf,
     file: Arc<dyn DiskFile>,
     position: Position,
     tag: u64,
@@ -57,11 +60,12 @@ impl SnapshotWriter {
     /// `NoSpace`, `Denied`, `Io`. No error of a snapshot puts the log at risk.
     pub fn create(dir: &Arc<DataDir>, position: Position, tag: u64) -> Result<SnapshotWriter, WalError> {
         let path = dir.file(&file_name(position, tag));
-        let tmp = tmp_name(&path);
+        let tmp = tmp_name(&dir.file(&format!("{}.{}", file_name(position, tag), dir.next_attempt())));
         let file = dir.disk().open(&tmp, How::Create).during("create", &tmp)?;
         let w = SnapshotWriter {
             dir: dir.clone(),
             path,
+            tmp,
             file,
             position,
             tag,
@@ -111,8 +115,7 @@ impl SnapshotWriter {
         end.extend_from_slice(&footer);
         self.put(&end, HEADER_BYTES + self.written)?;
         self.sync()?;
-        let tmp = tmp_name(&self.path);
-        self.dir.disk().rename(&tmp, &self.path).during("rename", &self.path)?;
+        self.dir.disk().rename(&self.tmp, &self.path).during("rename", &self.path)?;
         self.finished = true;
         self.dir.sync()?;
         Ok(info)
@@ -144,7 +147,7 @@ impl Drop for SnapshotWriter {
     fn drop(&mut self) {
         if !self.finished {
             // If this fails, the next open of the directory removes it.
-            let _ = self.dir.disk().remove(&tmp_name(&self.path));
+            let _ = self.dir.disk().remove(&self.tmp);
         }
     }
 }

@@ -415,6 +415,33 @@ fn snapshots_are_listed_newest_first_and_damaged_ones_are_passed_over() {
     }
 }
 
+/// A writer that was given up and has not noticed yet does not meddle with its successor of the same name.
+#[test]
+fn two_attempts_at_one_snapshot_have_nothing_in_common() {
+    let tmp = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
+    let dir = DataDir::open(disk.clone(), tmp.path()).unwrap();
+    let begin = || snapshot::SnapshotWriter::create(&dir, Position(7), 9).unwrap();
+    let (mut first, mut second) = (begin(), begin());
+    first.write(&vec![1; 3 << 20]).unwrap();
+    second.write(&vec![2; 2 << 20]).unwrap();
+    // The first goes away while the second is written, or writes on behind its end.
+    let third = begin();
+    drop(third);
+    second.finish(9).unwrap();
+    first.write(&vec![1; 3 << 20]).unwrap();
+    let (found, damaged) = snapshot::newest(&dir).unwrap();
+    assert_eq!(damaged, []);
+    assert!(found.is_some_and(|s| *s == vec![2; 2 << 20]));
+    drop((first, dir));
+    // What is left over, as after a kill, goes at the next open.
+    let left = tmp.path().join(format!("snap.{:016x}.{:016x}.3.tmp", 7, 9));
+    std::fs::write(&left, b"x").unwrap();
+    let dir = DataDir::open(disk, tmp.path()).unwrap();
+    assert!(!left.exists());
+    assert_eq!(snapshot::list(&dir).unwrap().0.len(), 1);
+}
+
 fn damage(disk: &dyn Disk, path: &Path, at: u64) {
     let f = disk.open(path, How::Read).unwrap();
     let mut b = [0u8];
