@@ -229,8 +229,9 @@ fn write_snapshot(base: &mut Base, sessions: Vec<(SessionId, i32)>, data: &Arc<D
     let mut out = Vec::with_capacity(2 * WRITE_BYTES);
     encoder.head(zxid, Some(base.digest), sessions, &mut out);
     loop {
-        let more = base.walker.slice(NODES_PER_SLICE, |path, node| {
+        let more = base.walker.slice_while(NODES_PER_SLICE, |path, node| {
             encoder.node(path, node.data(), node.acl(), &node.stat_persisted(), &mut out);
+            out.len() < WRITE_BYTES
         });
         if !more {
             encoder.end(&mut out);

@@ -299,9 +299,10 @@ pub fn write_payload(
     encoder.head(zxid, digest, sessions, &mut out);
     let (mut nodes, mut bytes) = (0, 0);
     loop {
-        let more = walker.slice(NODES_PER_SLICE, |path, node| {
+        let more = walker.slice_while(NODES_PER_SLICE, |path, node| {
             nodes += 1;
             encoder.node(path, node.data(), node.acl(), &node.stat_persisted(), &mut out);
+            out.len() < WRITE_BYTES
         });
         if give_up() {
             return Ok(None);

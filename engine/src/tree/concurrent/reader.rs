@@ -174,6 +174,18 @@ impl Walker {
     /// Shows the next nodes, at most `nodes_max`, with their full paths ("/" for the root); `false` when there is
     /// none left. Between two slices it holds up nobody's grace period.
     pub fn slice(&mut self, nodes_max: usize, mut seen: impl FnMut(&str, NodeView<'_>)) -> bool {
+        self.slice_while(nodes_max, |path, node| {
+            seen(path, node);
+            true
+        })
+    }
+
+    /// The same; the slice also ends behind a node for which `seen` says `false`, however many follow.
+    pub fn slice_while(
+        &mut self,
+        nodes_max: usize,
+        mut seen: impl FnMut(&str, NodeView<'_>) -> bool,
+    ) -> bool {
         self.shared.floors.tick(self.slot);
         let view = View { shared: &self.shared, h: self.at };
         let mut path = String::new();
@@ -189,8 +201,10 @@ impl Walker {
             };
             path.clear();
             node.path_into(&mut path);
-            seen(&path, node);
             self.state = State::After(node.node);
+            if !seen(&path, node) {
+                break;
+            }
         }
         !matches!(self.state, State::Done)
     }
