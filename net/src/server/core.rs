@@ -19,6 +19,7 @@ use engine::pipeline::Notice;
 use engine::server::{PeerInput, Server};
 use engine::time::{MonoMs, Now};
 use engine::watch::InterestFilter;
+use engine::zab::Role;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ const SPARE_BATCH_BYTES: usize = 4 << 20;
 /// Pieces of garbage freed per step.
 const COLLECT_PER_STEP: usize = 4096;
 
-/// Bytes of proposals that a learner holds, settled ones included, above which it reads no more of them.
+/// Bytes of proposals that a learner which serves holds, settled ones included, above which it reads no more of them.
 const LEARNER_BYTES_MAX: usize = 320 << 20;
 /// How often the server speaks for clients while it takes nothing from the shards, ms.
 const VOUCH_MS: u64 = 500;
@@ -115,8 +116,9 @@ impl Core {
     /// A learner whose disk or shards do not keep up leaves its leader's bytes in the socket.
     fn hold_leader(&mut self) {
         let Some(peers) = &mut self.ports.peers else { return };
-        if let Some(link) = self.server.zab().leader_link() {
-            peers.set_reading(link, self.server.zab().window().bytes() < LEARNER_BYTES_MAX);
+        let zab = self.server.zab();
+        if let Some(link) = zab.leader_link() {
+            peers.set_reading(link, !holds_leader(zab.role(), zab.window().bytes()));
         }
     }
 
@@ -242,6 +244,29 @@ impl Core {
         match self.ports.journal.waits_for_company() {
             Duration::ZERO => limit,
             wait => limit.min(wait),
+        }
+    }
+}
+
+/// Whether a learner in this role, with so many bytes in its window, reads no more of its leader. Only one that serves
+/// waits: before UPTODATE nothing is applied, so nothing would ever become less.
+fn holds_leader(role: Role, window_bytes: usize) -> bool {
+    matches!(role, Role::Following | Role::Observing) && window_bytes >= LEARNER_BYTES_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_learner_that_does_not_serve_yet_reads_on_whatever_it_holds() {
+        let full = LEARNER_BYTES_MAX;
+        for role in [Role::Following, Role::Observing] {
+            assert!(holds_leader(role, full) && !holds_leader(role, full - 1), "{role:?}");
+        }
+        // A full window is left over from the synchronisation, or from a former role: only what comes next makes it less.
+        for role in [Role::Joining, Role::Looking] {
+            assert!(!holds_leader(role, full), "{role:?}");
         }
     }
 }
