@@ -17,7 +17,7 @@ use crate::proto::{Decoder, Id, Op};
 use crate::session::Standing;
 use crate::time::Now;
 use crate::zab::members::Members;
-use crate::zab::{Event, Forward, Ports, Reach, Role, Why, Window};
+use crate::zab::{Event, Forward, Ports, Reach, Role, Stream, Why, Window};
 use std::sync::Arc;
 
 /// A lone server keeps nothing behind what is applied.
@@ -59,9 +59,9 @@ pub enum Need {
     Say(String),
     /// The same: something that may want a look.
     Warn(String),
-    /// Send a learner whose history ends at `last` what it lacks of the applied state, as DIFF or SNAP
-    /// ([`Server::stream_begins`], [`Server::stream_ended`]).
-    Stream { link: LinkId, to: ServerId, last: Zxid },
+    /// Send a learner whose history ends at `last` what it lacks of the applied state, as DIFF or SNAP, or, if it `goes_on`,
+    /// as the log alone ([`Server::stream_begins`], [`Server::stream_took`], [`Server::stream_ended`]). Voters first.
+    Stream { link: LinkId, to: ServerId, last: Zxid, voter: bool, goes_on: bool },
     /// Read the snapshot of that zxid from the link, make it durable, load it, then [`Server::install`].
     Install { link: LinkId, zxid: Zxid },
     /// Load the state again from disk, cut at that zxid, then [`Server::rebuild`].
@@ -218,7 +218,9 @@ impl Server {
                 self.claims.retain(|(l, ..)| *l != link);
                 self.forwarded_bytes = self.forwarded.iter().map(|f| f.body.len()).sum();
             }
-            Event::Stream { link, to, last } => self.needs.push_back(Need::Stream { link, to, last }),
+            Event::Stream { link, to, last, voter, goes_on } => {
+                self.needs.push_back(Need::Stream { link, to, last, voter, goes_on });
+            }
             Event::Dropped { who, why } => {
                 self.needs.push_back(Need::Warn(format!("the link to {who} is closed: {why}")))
             }
@@ -388,9 +390,15 @@ impl Server {
         self.events(now, out);
     }
 
-    /// Leader: up to where a stream that begins now has to reach. `None`: the learner is gone.
-    pub fn stream_begins(&self, link: LinkId) -> Option<Zxid> {
-        self.zab.awaits_stream(link).then(|| self.db.last())
+    /// Leader: what a stream that begins now is, and up to where it has to reach. `None`: the learner is gone.
+    pub fn stream_begins(&mut self, link: LinkId, now: Now) -> Option<Stream> {
+        let stream = self.zab.stream_begins(link, now.mono)?;
+        debug_assert_eq!(stream.upto, self.db.last(), "what is taken is applied at once");
+        Some(stream)
+    }
+    /// Leader: the socket took some of a stream since this was last called, or nothing of it waits to be taken.
+    pub fn stream_took(&mut self, link: LinkId, now: Now) {
+        self.zab.stream_took(link, now.mono);
     }
     /// Leader: all of it is in the link's buffer.
     pub fn stream_ended(&mut self, link: LinkId, zxid: Zxid, now: Now, out: &mut dyn Ports) {

@@ -4,13 +4,17 @@
 //! Invariants:
 //! - LEADERINFO leaves after the accepted epoch is durable, NEWLEADER after the current one is;
 //! - what is committed is on a quorum of durable logs, this server's own being one vote like the others;
-//! - a learner is a cursor into the window: nothing is queued for it. One whose cursor falls out of the window is dropped
-//!   and comes back to be synchronised;
+//! - a learner is a cursor into the window: nothing is queued for it. One that is still being synchronised when its cursor
+//!   falls out of the window goes on from the log on disk (`stream`); one that serves is dropped, and comes back to be
+//!   synchronised;
 //! - on a link a COMMIT never precedes its PROPOSAL, and NEWLEADER follows the whole history that it stands for.
 
 mod discovery;
 mod pump;
 mod reconfig;
+mod stream;
+
+pub use stream::{Behind, Stream};
 
 use super::base::{Base, Why};
 use super::counters::Learners;
@@ -94,6 +98,22 @@ struct Peer {
     heard_at: MonoMs,
     /// When it last acknowledged something, or had nothing to acknowledge.
     progress_at: MonoMs,
+    /// What the driver sends it.
+    stream: Streaming,
+    /// The last that it was told to commit, and its ticket here: kept while it is synchronised, as both cursors may fall out
+    /// of the window.
+    told: (Zxid, Ticket),
+    /// The last that it was sent, likewise.
+    proposed: Zxid,
+}
+
+/// Whether the driver sends a learner something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Streaming {
+    No,
+    /// The driver was asked, and has not begun.
+    Due,
+    Runs,
 }
 
 /// See the module.
@@ -187,6 +207,9 @@ impl Leader {
             syncs: VecDeque::new(),
             heard_at: now,
             progress_at: now,
+            stream: Streaming::No,
+            told: (Zxid::ZERO, Ticket(0)),
+            proposed: Zxid::ZERO,
         };
         self.peers.insert(link, peer);
     }
@@ -359,7 +382,7 @@ impl Leader {
         if zxid.counter() == 0 && zxid.epoch() == self.epoch {
             return Ok(());
         }
-        if zxid > last || zxid > base.window.before(peer.cursor) {
+        if zxid > last || zxid > peer.sent(base) {
             return Err(Why::new(format!("it acknowledges {zxid}, which it was not sent")));
         }
         if zxid > peer.acked {
@@ -377,7 +400,7 @@ impl Leader {
             peer.progress_at = now;
             // Whatever it was told to commit before is in the history that it has taken over.
             peer.acked = peer.early.max(peer.taken);
-        } else if zxid > base.window.before(peer.cursor) {
+        } else if zxid > peer.sent(base) {
             return Err(Why::new(format!("it acknowledges {zxid}, which it was not sent")));
         } else {
             // Apache's servers let it overtake (ZOOKEEPER-4685). It stands for nothing before the history is taken over.
@@ -416,18 +439,25 @@ impl Leader {
                     put_packet(ports.out(link), Kind::Ping, last, None);
                 }
             }
-            let idle = !peer.voter || peer.observer || peer.acked >= base.window.before(peer.cursor);
-            if idle || peer.step < Step::Taken {
+            let idle = !peer.voter || peer.observer || peer.acked >= peer.sent(base);
+            if idle || peer.stream != Streaming::No || peer.step < Step::Taken {
                 peer.progress_at = now;
             }
-            if now.since(peer.heard_at) > sync_limit(peer) && peer.step != Step::Streaming {
-                silent.push((link, "it was silent for too long"));
-            } else if now.since(peer.progress_at) > limit {
-                silent.push((link, "it acknowledges nothing any more; is its disk stuck?"));
-            }
+            let silent_ms = now.since(peer.heard_at);
+            let why = match peer.stream {
+                // It waits for its turn, and need not say anything.
+                Streaming::Due => continue,
+                Streaming::Runs => stream::stalled(base, peer, silent_ms),
+                Streaming::No if silent_ms > sync_limit(peer) => Some(Why::new("it was silent for too long")),
+                Streaming::No if now.since(peer.progress_at) > limit => {
+                    Some(Why::new("it acknowledges nothing any more; is its disk stuck?"))
+                }
+                Streaming::No => None,
+            };
+            silent.extend(why.map(|why| (link, why)));
         }
         for (link, why) in silent {
-            self.drop_peer(base, link, &Why::new(why), ports)?;
+            self.drop_peer(base, link, &why, ports)?;
         }
         self.half = !self.half;
         if self.half && self.stage == Stage::Broadcast {

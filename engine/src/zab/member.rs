@@ -8,7 +8,7 @@
 use super::base::{Base, Settings, Why};
 use super::counters::{Counters, Learners};
 use super::election::{Decided, Election, Vote};
-use super::leader::Leader;
+use super::leader::{Leader, Stream};
 use super::learner::Learner;
 use super::members::Members;
 use super::window::{Entry, Window};
@@ -37,9 +37,10 @@ pub enum Event {
     Heard { link: LinkId, sessions: Vec<(SessionId, i32)> },
     /// Leader: the learner is gone; sessions that it holds are on their own.
     LearnerGone(LinkId),
-    /// Leader: the history of that learner ends at `last`, before the window. The driver sends what it lacks, as DIFF with
-    /// the log or as SNAP, and then calls [`Member::stream_ended`].
-    Stream { link: LinkId, to: ServerId, last: Zxid },
+    /// Leader: the history of that learner ends at `last`, before the window. The driver sends what it lacks, voters first,
+    /// as DIFF with the log or as SNAP, or, if it `goes_on`, as the log alone: between [`Member::stream_begins`] and
+    /// [`Member::stream_ended`].
+    Stream { link: LinkId, to: ServerId, last: Zxid, voter: bool, goes_on: bool },
     /// For the log: a peer that was dropped.
     Dropped { who: String, why: String },
     /// Learner: the answer to [`Member::revalidate`].
@@ -545,16 +546,27 @@ impl Member {
     pub fn answer(&mut self, link: LinkId, session: SessionId, valid: bool, ports: &mut dyn Ports) {
         super::leader::put_revalidated(ports.out(link), session, valid);
     }
-    /// Leader: whether that learner still waits for a stream.
-    pub fn awaits_stream(&self, link: LinkId) -> bool {
-        matches!(&self.phase, Phase::Leader(l) if l.awaits_stream(link))
-            || self.relay.as_ref().is_some_and(|r| r.awaits_stream(link))
+    /// Leader: that learner's stream begins. `None`: it is gone.
+    pub fn stream_begins(&mut self, link: LinkId, now: MonoMs) -> Option<Stream> {
+        match &mut self.phase {
+            Phase::Leader(l) => l.stream_begins(&self.base, link, now),
+            _ => self.relay.as_mut()?.stream_begins(&self.base, link, now),
+        }
+    }
+    /// Leader: its socket has taken some of the stream, or none of it waits to be taken. A learner that takes nothing for
+    /// `initLimit` is closed.
+    pub fn stream_took(&mut self, link: LinkId, now: MonoMs) {
+        if let Phase::Leader(l) = &mut self.phase {
+            l.stream_took(link, now);
+        } else if let Some(relay) = &mut self.relay {
+            relay.stream_took(link, now);
+        }
     }
     /// Leader: the stream is complete in the link's buffer.
     pub fn stream_ended(&mut self, link: LinkId, zxid: Zxid, now: MonoMs, ports: &mut dyn Ports) {
-        self.with_leader(now, ports, |l, base, ports| l.stream_ended(base, link, zxid, now, ports));
+        self.with_leader(now, ports, |l, base, _| l.stream_ended(base, link, zxid, now));
         if let Some(relay) = &mut self.relay {
-            let done = relay.stream_ended(&mut self.base, link, zxid, now, ports);
+            let done = relay.stream_ended(&mut self.base, link, zxid, now);
             debug_assert!(done.is_ok(), "observers have no vote");
         }
     }

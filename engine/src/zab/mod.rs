@@ -23,6 +23,7 @@ pub mod wire;
 pub use base::{Settings, Why};
 pub use counters::{Counters, Learners, Tally};
 pub use election::Knobs;
+pub use leader::{Behind, Stream};
 pub use member::{Event, Forward, Member, Role};
 pub use record::{Mark, Record};
 pub use window::{Entry, Place, Reach, Window};

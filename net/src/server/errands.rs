@@ -4,12 +4,13 @@
 //! Not here: which learner needs what (`engine::zab`), formats (`engine::foreign`, `wal`).
 //! Invariants:
 //! - a stream takes at most a few pieces of memory besides the link's buffer, whatever the tree's size;
+//! - who is streamed to takes bytes, or gives its turn to the next (`engine::zab` closes it): voters come first;
 //! - a received state is valid on disk before it is installed, and never when its role has ended before;
 //! - what a thread brings for a role that has ended is dropped.
 
 use super::membership::Membership;
 use super::ports::Ports;
-use super::sending::{PIECE_BYTES, SIGNATURE, Sending};
+use super::sending::{PIECE_BYTES, SIGNATURE, Sending, What};
 use super::snapshots;
 use super::storage::{self, Source};
 use crate::config::Config;
@@ -23,10 +24,11 @@ use engine::pipeline::Database;
 use engine::server::{Need, PeerInput, Server};
 use engine::time::Now;
 use engine::zab::wire::Kind;
-use engine::zab::{Links, Reach, Window};
+use engine::zab::{Links, Reach, Stream, Window};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Instant;
 use wal::snapshot::SnapshotWriter;
 use wal::{DataDir, Position};
@@ -38,7 +40,17 @@ const PIECES: usize = 8;
 /// Unsent bytes of a link below which the next piece is appended.
 const LINK_BYTES: usize = 1 << 20;
 
-/// A snapshot on its way to a learner.
+/// A learner that waits for a stream.
+struct Waiting {
+    link: LinkId,
+    to: ServerId,
+    /// The last zxid that it has.
+    last: Zxid,
+    voter: bool,
+    goes_on: bool,
+}
+
+/// What a learner lacks, on its way.
 struct Streaming {
     link: LinkId,
     to: ServerId,
@@ -46,6 +58,18 @@ struct Streaming {
     pieces: Receiver<Vec<u8>>,
     since: Instant,
     bytes: u64,
+    /// What the link's buffer held when it was last left.
+    unsent: usize,
+    _thread: Wanted,
+}
+
+/// Tells a thread, when it is dropped, that nobody wants what it does.
+struct Wanted(Arc<AtomicBool>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A state that came from the leader: what it is, its file but for the end that makes it valid, and the bytes behind the
@@ -67,6 +91,7 @@ enum Loading {
         /// Its thread has seen the end: the leader owes nothing of it any more.
         whole: Arc<AtomicBool>,
         done: Receiver<Result<Received>>,
+        _thread: Wanted,
     },
     Disk(Receiver<Result<(Database, Window)>>),
 }
@@ -87,8 +112,10 @@ pub struct Errands {
     reach: Reach,
     membership: Membership,
     wake: Arc<dyn Wake>,
-    /// Learners that wait for a stream, with the last zxid of each.
-    queue: VecDeque<(LinkId, ServerId, Zxid)>,
+    /// Learners that wait for a stream, as they came.
+    queue: VecDeque<Waiting>,
+    /// Those of streams, both ways; a few that have ended included.
+    threads: Vec<JoinHandle<()>>,
     streams: Vec<Streaming>,
     loading: Option<Loading>,
     /// A state that waits until no shard reads the old one.
@@ -128,6 +155,7 @@ impl Errands {
             reach,
             wake,
             queue: VecDeque::new(),
+            threads: Vec::new(),
             streams: Vec::new(),
             loading: None,
             ready: None,
@@ -148,7 +176,10 @@ impl Errands {
                 Need::Say(text) => tracing::info!("{text}"),
                 Need::Warn(text) => tracing::warn!("{text}"),
                 Need::Fail(why) => bail!("{why}"),
-                Need::Stream { link, to, last } => self.queue.push_back((link, to, last)),
+                Need::Stream { link, to, last, voter, goes_on } => {
+                    self.queue.retain(|w| ports.peers.as_ref().is_some_and(|p| p.is_open(w.link)));
+                    self.queue.push_back(Waiting { link, to, last, voter, goes_on });
+                }
                 Need::Install { link, zxid } => self.begin_install(link, zxid, server, ports, now),
                 Need::Rebuild { zxid } => self.begin_rebuild(zxid, server, ports, now),
             }
@@ -197,41 +228,80 @@ impl Errands {
 
     // ----- leader
 
+    /// Whose turn it is: voters first, and of those and of the others who is in the middle; then who came first.
+    fn next_waiting(&mut self) -> Option<Waiting> {
+        let rank = |(at, w): (usize, &Waiting)| (!w.voter, !w.goes_on, at);
+        let (.., at) = self.queue.iter().enumerate().map(rank).min()?;
+        self.queue.remove(at)
+    }
+
     fn begin_streams(&mut self, server: &mut Server, ports: &mut Ports, now: Now) {
         while self.streams.len() < STREAMS_MAX
-            && let Some((link, to, last)) = self.queue.pop_front()
+            && let Some(Waiting { link, to, last, .. }) = self.next_waiting()
         {
-            let Some(zxid) = server.stream_begins(link) else { continue };
-            let db = server.db();
-            let tree = db.tree.handle();
-            let (Some(first), Some(second)) = (tree.walker(zxid), tree.walker(zxid)) else {
-                tracing::warn!("no room for readers of the tree: server {to} must ask again");
-                give_up_learner(link, server, ports, now);
-                continue;
-            };
-            let (to_core, pieces) = bounded(PIECES);
-            let errand = Sending {
-                last,
-                upto: zxid,
-                position: ports.journal.position_behind(server.zab().applied_ticket()),
-                diff_bytes_max: db.tree.approximate_data_size() + 100 * db.tree.node_count(),
-                sessions: db.sessions().iter().map(|(s, t)| (*s, *t)).collect(),
-                walkers: (first, second),
-                data: self.data.clone(),
-                log: ports.journal.reader().clone(),
-                to: to_core,
-                wake: self.wake.clone(),
-            };
-            let spawned = std::thread::Builder::new().name("sync-out".into()).spawn(move || errand.run());
-            if let Err(e) = spawned {
-                tracing::warn!(
-                    "the thread for a synchronisation cannot start ({e}): server {to} must ask again"
-                );
-                give_up_learner(link, server, ports, now);
-                continue;
+            let Some(stream) = server.stream_begins(link, now) else { continue };
+            let begun = self.what(&stream, server, ports).and_then(|what| {
+                let (to_core, pieces) = bounded(PIECES);
+                let stop = Arc::new(AtomicBool::new(false));
+                let errand = Sending {
+                    last,
+                    upto: stream.upto,
+                    position: ports.journal.position_behind(server.zab().applied_ticket()),
+                    what,
+                    data: self.data.clone(),
+                    log: ports.journal.reader().clone(),
+                    to: to_core,
+                    wake: self.wake.clone(),
+                    stop: stop.clone(),
+                };
+                self.spawn("sync-out", move || errand.run())?;
+                Ok((pieces, Wanted(stop)))
+            });
+            match begun {
+                Ok((pieces, _thread)) => {
+                    let zxid = stream.upto;
+                    tracing::info!(
+                        "server {to} has the history up to {last}: it is sent what it lacks up to {zxid}"
+                    );
+                    let (since, bytes, unsent) = (Instant::now(), 0, 0);
+                    self.streams.push(Streaming { link, to, zxid, pieces, since, bytes, unsent, _thread });
+                }
+                Err(e) => {
+                    tracing::warn!("{e:#}: server {to} must ask again");
+                    give_up_learner(link, server, ports, now);
+                }
             }
-            tracing::info!("server {to} has the history up to {last}: it is sent what it lacks up to {zxid}");
-            self.streams.push(Streaming { link, to, zxid, pieces, since: Instant::now(), bytes: 0 });
+        }
+    }
+
+    fn what(&self, stream: &Stream, server: &Server, ports: &Ports) -> Result<What> {
+        if let Some(behind) = stream.behind {
+            let from = behind.ticket.map(|t| ports.journal.position_behind(t));
+            return Ok(What::Rest { behind, from });
+        }
+        let db = server.db();
+        let tree = db.tree.handle();
+        let walkers = tree.walker(stream.upto).zip(tree.walker(stream.upto));
+        Ok(What::All {
+            tree_bytes: db.tree.approximate_data_size() + 100 * db.tree.node_count(),
+            sessions: db.sessions().iter().map(|(s, t)| (*s, *t)).collect(),
+            walkers: walkers.context("no room for readers of the tree")?,
+        })
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+        self.threads.retain(|t| !t.is_finished());
+        let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+        self.threads.push(thread.context("the thread for a synchronisation cannot start")?);
+        Ok(())
+    }
+
+    /// Gives up every stream and waits for the threads: nothing is written or read afterwards.
+    pub fn end(self) {
+        let Errands { threads, streams, loading, ready, .. } = self;
+        drop((streams, loading, ready));
+        for thread in threads {
+            let _whatever = thread.join();
         }
     }
 
@@ -243,6 +313,10 @@ impl Errands {
                     return false;
                 }
                 let out = ports.out(s.link);
+                if out.is_empty() || out.len() < s.unsent {
+                    server.stream_took(s.link, now);
+                }
+                s.unsent = out.len();
                 if out.len() >= LINK_BYTES {
                     return true;
                 }
@@ -253,6 +327,7 @@ impl Errands {
                         }
                         s.bytes += piece.len() as u64;
                         out.extend_from_slice(&piece);
+                        s.unsent = out.len();
                     }
                     Err(TryRecvError::Empty) => return true,
                     Err(TryRecvError::Disconnected) => {
@@ -299,12 +374,15 @@ impl Errands {
         let (data, shards, wake) = (self.data.clone(), self.shards, self.wake.clone());
         let whole = Arc::new(AtomicBool::new(false));
         let seen = whole.clone();
-        let spawned = std::thread::Builder::new().name("snap-in".into()).spawn(move || {
+        let stop = Arc::new(AtomicBool::new(false));
+        let given_up = stop.clone();
+        let spawned = self.spawn("snap-in", move || {
             let taken = take_in(&pieces, &*wake, shards, zxid);
             seen.store(true, Ordering::Release);
             wake.wake();
             let result = taken.and_then(|(db, rest)| {
-                Ok(Received { file: store(&data, position, &db)?, db, rest, pieces })
+                let give_up = || given_up.load(Ordering::Relaxed);
+                Ok(Received { file: store(&data, position, &db, &give_up)?, db, rest, pieces })
             });
             let _role_ended = tell.send(result);
             wake.wake();
@@ -313,11 +391,11 @@ impl Errands {
             Ok(_) => {
                 tracing::info!("receiving a snapshot at {zxid}");
                 self.behind = None;
-                self.loading =
-                    Some(Loading::Stream { link, to_thread: Some(to_thread), waiting: None, whole, done });
+                let (to_thread, waiting, _thread) = (Some(to_thread), None, Wanted(stop));
+                self.loading = Some(Loading::Stream { link, to_thread, waiting, whole, done, _thread });
                 self.feed_loading(link, server, ports, now);
             }
-            Err(e) => server.give_up_role(format!("the thread for a snapshot cannot start: {e}"), now, ports),
+            Err(e) => server.give_up_role(format!("{e:#}"), now, ports),
         }
     }
 
@@ -540,9 +618,14 @@ fn take_in(
 
 /// Writes the received state as a snapshot of our own, but for its end. Without a digest: nodes that are newer than the
 /// snapshot's zxid are no part of it, and come with the history behind it.
-fn store(data: &Arc<DataDir>, position: Position, db: &Database) -> Result<SnapshotWriter> {
+fn store(
+    data: &Arc<DataDir>,
+    position: Position,
+    db: &Database,
+    give_up: &dyn Fn() -> bool,
+) -> Result<SnapshotWriter> {
     let walker = db.tree.handle().walker(db.last()).context("the new tree has no room for a walker")?;
     let sessions = db.sessions().iter().map(|(s, t)| (*s, *t)).collect();
-    let written = snapshots::write_payload(data, position, (db.last(), None, sessions), walker, &|| false)?;
-    written.map(|(file, ..)| file).context("nobody gave it up")
+    let written = snapshots::write_payload(data, position, (db.last(), None, sessions), walker, give_up)?;
+    written.map(|(file, ..)| file).context("its role has ended")
 }

@@ -99,6 +99,7 @@ impl<R: Reactor> Loop<R> {
         }
         let Some(core) = self.core else { return };
         core.snapshots.end();
+        core.errands.end();
         if killed {
             core.ports.journal.abandon();
         } else if let Err(e) = core.ports.journal.close()

@@ -1,10 +1,13 @@
 //! What a learner lacks that the window no longer has: the log behind its last transaction (DIFF), or, where that is not
-//! there or longer than the tree, a snapshot (SNAP). Runs on a thread of its own.
+//! there or too long, a snapshot (SNAP); and in the middle of its synchronisation the log alone. Runs on a thread of its
+//! own.
 //!
 //! Not here: who needs it (`engine::zab`), the link (`errands`).
 //! Invariants:
 //! - only applied, hence committed, transactions are sent, without a gap, none that a mark made void;
-//! - whatever is sent ends exactly at `upto`.
+//! - whatever is sent ends exactly at `upto`; a piece of a log is whole packets;
+//! - it holds a few pieces and one node, however large tree and nodes are; a byte is copied once;
+//! - it waits for nobody once it was told to stop.
 
 use crate::ring::Wake;
 use anyhow::{Context, Result, bail};
@@ -15,8 +18,9 @@ use engine::proto::Decoder;
 use engine::tree;
 use engine::txn::TxnHeader;
 use engine::zab::wire::{Kind, put_packet};
-use engine::zab::{Mark, Record};
+use engine::zab::{Behind, Mark, Record};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use wal::{DataDir, Position, snapshot};
 
@@ -30,6 +34,22 @@ const NODES_PER_SLICE: usize = 2048;
 const DURABLE_POLL: Duration = Duration::from_millis(5);
 /// A log up to this length is always preferred to a snapshot, bytes.
 const DIFF_BYTES_MIN: u64 = 4 << 20;
+/// A log longer than this is never preferred to a snapshot, bytes: a learner holds it in memory until it serves.
+const DIFF_BYTES_MAX: u64 = 256 << 20;
+
+/// How far the learner is.
+pub enum What {
+    /// At the beginning: it gets a DIFF, or a SNAP where no log leads from there or that costs more.
+    All {
+        /// What a snapshot costs.
+        tree_bytes: u64,
+        sessions: Vec<(SessionId, i32)>,
+        /// Two walks over the state at `upto`.
+        walkers: (tree::Walker, tree::Walker),
+    },
+    /// In the middle: only the log will do, from this position if it is known.
+    Rest { behind: Behind, from: Option<Position> },
+}
 
 /// One learner's errand.
 pub struct Sending {
@@ -38,15 +58,13 @@ pub struct Sending {
     pub upto: Zxid,
     /// The record behind the one of `upto`.
     pub position: Position,
-    /// A log longer than this costs more than a snapshot.
-    pub diff_bytes_max: u64,
-    pub sessions: Vec<(SessionId, i32)>,
-    /// Two walks over the state at `upto`.
-    pub walkers: (tree::Walker, tree::Walker),
+    pub what: What,
     pub data: Arc<DataDir>,
     pub log: wal::Reader,
     pub to: Sender<Vec<u8>>,
     pub wake: Arc<dyn Wake>,
+    /// Nobody wants it any more.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// Nobody takes the pieces any more.
@@ -61,19 +79,32 @@ struct Run {
 
 impl Sending {
     pub fn run(self) {
-        match self.find() {
-            Ok(run) => {
+        let found = self.find();
+        match (&self.what, found) {
+            (What::All { .. }, Err(why)) => {
+                if !self.is_unwanted() {
+                    tracing::info!("synchronising by a snapshot: {why:#}");
+                }
+                let _unwanted = self.snap();
+            }
+            (What::Rest { .. }, Err(why)) => {
+                tracing::warn!(
+                    "it cannot go on from {}: {why:#}; it is synchronised from the beginning",
+                    self.last
+                );
+            }
+            (_, Ok(run)) => {
                 tracing::info!("synchronising from {} by the log", self.last);
                 if let Err(e) = self.diff(&run) {
                     // The link is closed when the pieces end too early: the learner asks again.
                     tracing::warn!("the log could not be sent: {e:#}");
                 }
             }
-            Err(why) => {
-                tracing::info!("synchronising by a snapshot: {why:#}");
-                let _unwanted = self.snap();
-            }
         }
+    }
+
+    fn is_unwanted(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     fn send(&self, piece: Vec<u8>) -> Result<(), Unwanted> {
@@ -85,23 +116,30 @@ impl Sending {
     /// Where in the log the learner's history ends.
     fn find(&self) -> Result<Run> {
         while self.log.durable() < self.position {
+            if self.is_unwanted() {
+                bail!("nobody waits for it any more");
+            }
             std::thread::sleep(DURABLE_POLL);
         }
-        let (files, _) = snapshot::list(&self.data)?;
-        let start = files.iter().find(|f| f.tag <= self.last.0).map_or(Position(0), |f| f.position);
-        let start = start.max(self.log.oldest());
-        let at_start = files.iter().any(|f| f.position == start && f.tag == self.last.0);
+        let max = match &self.what {
+            What::All { tree_bytes, .. } => (*tree_bytes).clamp(DIFF_BYTES_MIN, DIFF_BYTES_MAX),
+            What::Rest { .. } => u64::MAX,
+        };
+        let (start, at_start) = self.begin()?;
         let mut run = Run { from: start, cuts: Vec::new() };
         let (mut found, mut bytes) = (at_start, 0u64);
         self.log.read(start, self.position, |at, record| -> Result<()> {
+            if self.is_unwanted() {
+                bail!("nobody waits for it any more");
+            }
             match Record::decode(record) {
                 Some(Record::Txn(txn)) => {
                     if zxid_of(txn)? == self.last {
                         (found, bytes, run.from) = (true, 0, Position(at.0 + 1));
                     }
                     bytes += txn.len() as u64;
-                    if found && bytes > self.diff_bytes_max.max(DIFF_BYTES_MIN) {
-                        bail!("the log behind {} is longer than the tree", self.last);
+                    if found && bytes > max {
+                        bail!("the log behind {} costs more: it is longer than {max} bytes", self.last);
                     }
                 }
                 Some(Record::Mark(Mark::Truncate(to))) => {
@@ -122,9 +160,22 @@ impl Sending {
         Ok(run)
     }
 
+    /// Where to look for the end of the learner's history, and whether that is it.
+    fn begin(&self) -> Result<(Position, bool)> {
+        if let What::Rest { from: Some(from), .. } = self.what {
+            return Ok((from, true));
+        }
+        let (files, _) = snapshot::list(&self.data)?;
+        let start = files.iter().find(|f| f.tag <= self.last.0).map_or(Position(0), |f| f.position);
+        let start = start.max(self.log.oldest());
+        Ok((start, files.iter().any(|f| f.position == start && f.tag == self.last.0)))
+    }
+
     fn diff(&self, run: &Run) -> Result<()> {
         let mut out = Vec::with_capacity(2 * PIECE_BYTES);
-        put_packet(&mut out, Kind::Diff, self.upto, None);
+        if let What::All { .. } = self.what {
+            put_packet(&mut out, Kind::Diff, self.upto, None);
+        }
         let mut last = self.last;
         self.log.read(run.from, self.position, |at, record| -> Result<()> {
             let Some(Record::Txn(txn)) = Record::decode(record) else { return Ok(()) };
@@ -136,8 +187,13 @@ impl Sending {
                 bail!("{zxid} follows {last} in the log: something between is missing");
             }
             last = zxid;
-            put_packet(&mut out, Kind::Proposal, zxid, Some(txn));
-            put_packet(&mut out, Kind::Commit, zxid, None);
+            match &self.what {
+                What::All { .. } => {
+                    put_packet(&mut out, Kind::Proposal, zxid, Some(txn));
+                    put_packet(&mut out, Kind::Commit, zxid, None);
+                }
+                What::Rest { behind, .. } => behind.put(&mut out, zxid, txn),
+            }
             if out.len() >= PIECE_BYTES {
                 let piece = std::mem::replace(&mut out, Vec::with_capacity(2 * PIECE_BYTES));
                 self.send(piece).map_err(|_| anyhow::anyhow!("the learner is gone"))?;
@@ -147,18 +203,25 @@ impl Sending {
         if last != self.upto {
             bail!("the log ends at {last} instead of {}", self.upto);
         }
-        self.send(out).map_err(|_| anyhow::anyhow!("the learner is gone"))?;
+        if !out.is_empty() {
+            self.send(out).map_err(|_| anyhow::anyhow!("the learner is gone"))?;
+        }
         // The end of a good stream; without it the pieces were cut off.
         self.send(Vec::new()).map_err(|_| anyhow::anyhow!("the learner is gone"))
     }
 
     fn snap(self) -> Result<(), Unwanted> {
         let mut encoder = Encoder::default();
-        let Sending { walkers: (mut first, mut second), sessions, upto, to, wake, .. } = self;
-        while first.slice(NODES_PER_SLICE, |_, node| encoder.note(node.acl())) {}
+        let Sending { what, upto, to, wake, stop, .. } = self;
+        let What::All { walkers: (mut first, mut second), sessions, .. } = what else { return Ok(()) };
+        while first.slice(NODES_PER_SLICE, |_, node| encoder.note(node.acl())) {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Unwanted);
+            }
+        }
         drop(first);
-        let send = |piece: Vec<u8>| {
-            let sent = to.send(piece).map_err(|_| Unwanted);
+        let send = |piece: &[u8]| {
+            let sent = to.send(piece.to_vec()).map_err(|_| Unwanted);
             wake.wake();
             sent
         };
@@ -166,21 +229,21 @@ impl Sending {
         put_packet(&mut out, Kind::Snap, upto, None);
         encoder.head(&sessions, &mut out);
         loop {
-            let more = second.slice(NODES_PER_SLICE, |path, node| {
+            let more = second.slice_while(NODES_PER_SLICE, |path, node| {
                 let path = if path == "/" { "" } else { path };
                 let noted = encoder.node(path, node.data(), node.acl(), &node.stat_persisted(), &mut out);
                 debug_assert!(noted.is_ok(), "both walks see the same tree");
+                out.len() < PIECE_BYTES
             });
             if !more {
                 encoder.end(&mut out);
                 out.extend_from_slice(SIGNATURE);
             }
-            while out.len() >= PIECE_BYTES || (!more && !out.is_empty()) {
-                let rest = out.split_off(out.len().min(PIECE_BYTES));
-                send(std::mem::replace(&mut out, rest))?;
-            }
+            let whole = if more { out.len() - out.len() % PIECE_BYTES } else { out.len() };
+            out[..whole].chunks(PIECE_BYTES).try_for_each(send)?;
+            out.drain(..whole);
             if !more {
-                return send(Vec::new());
+                return send(&[]);
             }
         }
     }

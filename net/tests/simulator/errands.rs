@@ -8,7 +8,7 @@ use crate::dice::Dice;
 use crate::node::Wires;
 use crate::plan::Breach;
 use crate::ports::Ports;
-use crate::recovery::sending::{SIGNATURE, Sending};
+use crate::recovery::sending::{SIGNATURE, Sending, What};
 use crate::recovery::{self, REACH_ALL, storage};
 use crate::ring::Wake;
 use crate::snapshots;
@@ -49,6 +49,17 @@ struct Streaming {
     pieces: Receiver<Vec<u8>>,
     /// What is left of the piece that was begun.
     piece: VecDeque<u8>,
+    /// Pieces are whole packets, and others may stand between them.
+    packets: bool,
+    unsent: usize,
+}
+
+/// A learner that waits for a stream.
+struct Waiting {
+    link: LinkId,
+    last: Zxid,
+    voter: bool,
+    goes_on: bool,
 }
 
 /// A state on its way from the leader, or from disk.
@@ -76,7 +87,7 @@ pub struct Errands {
     data: Arc<DataDir>,
     shards: usize,
     reach: Reach,
-    queue: VecDeque<(LinkId, Zxid)>,
+    queue: VecDeque<Waiting>,
     streams: Vec<Streaming>,
     loading: Option<Loading>,
     ready: Option<Ready>,
@@ -86,6 +97,8 @@ pub struct Errands {
     pub said: Vec<String>,
     pub installs: u64,
     pub rebuilds: u64,
+    /// Learners that the window left behind in their synchronisation.
+    pub goes_on: u64,
     breach: Breach,
     snap_permille: u64,
 }
@@ -112,6 +125,7 @@ impl Errands {
             said: Vec::new(),
             installs: 0,
             rebuilds: 0,
+            goes_on: 0,
             breach,
             snap_permille,
         }
@@ -129,7 +143,10 @@ impl Errands {
             match need {
                 Need::Say(text) | Need::Warn(text) => self.said.push(text),
                 Need::Fail(why) => bail!("{why}"),
-                Need::Stream { link, last, .. } => self.queue.push_back((link, last)),
+                Need::Stream { link, last, voter, goes_on, .. } => {
+                    self.goes_on += u64::from(goes_on);
+                    self.queue.push_back(Waiting { link, last, voter, goes_on });
+                }
                 Need::Install { link, zxid } => {
                     // Nothing of the former history may reach the log behind the snapshot.
                     ports.journal.flush();
@@ -152,7 +169,7 @@ impl Errands {
                 }
             }
         }
-        self.begin_streams(server, ports, at_us);
+        self.begin_streams(server, ports, (now, at_us));
         self.feed_streams(server, ports, (now, at_us));
         self.load(server, ports, wires, (now, at_us));
         self.swap(server, ports, wires, now);
@@ -189,47 +206,68 @@ impl Errands {
 
     // ----- leader
 
-    fn begin_streams(&mut self, server: &mut Server, ports: &mut Ports, at_us: u64) {
+    fn next_waiting(&mut self) -> Option<Waiting> {
+        let rank = |(at, w): (usize, &Waiting)| (!w.voter, !w.goes_on, at);
+        let (.., at) = self.queue.iter().enumerate().map(rank).min()?;
+        self.queue.remove(at)
+    }
+
+    fn begin_streams(&mut self, server: &mut Server, ports: &mut Ports, (now, at_us): (Now, u64)) {
         while self.streams.len() < STREAMS_MAX
-            && let Some((link, last)) = self.queue.pop_front()
+            && let Some(Waiting { link, last, .. }) = self.next_waiting()
         {
-            let Some(zxid) = server.stream_begins(link) else { continue };
-            let db = server.db();
+            let Some(stream) = server.stream_begins(link, now) else { continue };
+            let (zxid, db) = (stream.upto, server.db());
             let tree = db.tree.handle();
-            let (Some(first), Some(second)) = (tree.walker(zxid), tree.walker(zxid)) else {
+            let mut last = last;
+            let what = if let Some(behind) = stream.behind {
+                let from = behind.ticket.map(|t| ports.journal.position_behind(t));
+                What::Rest { behind, from }
+            } else if let Some(walkers) = tree.walker(zxid).zip(tree.walker(zxid)) {
+                let mut sessions: Vec<(SessionId, i32)> =
+                    db.sessions().iter().map(|(s, t)| (*s, *t)).collect();
+                sessions.sort_unstable();
+                if self.breach == Breach::SnapWithoutSessions {
+                    sessions.clear();
+                }
+                if self.dice.permille(self.snap_permille) {
+                    // No log leads from there: a snapshot it is.
+                    last = Zxid(u64::MAX >> 1);
+                }
+                let tree_bytes = db.tree.approximate_data_size() + 100 * db.tree.node_count();
+                What::All { tree_bytes, sessions, walkers }
+            } else {
                 ports.close(link);
                 continue;
             };
-            let mut sessions: Vec<(SessionId, i32)> = db.sessions().iter().map(|(s, t)| (*s, *t)).collect();
-            sessions.sort_unstable();
-            if self.breach == Breach::SnapWithoutSessions {
-                sessions.clear();
-            }
             let (to, pieces) = unbounded();
             let position = ports.journal.position_behind(server.zab().applied_ticket());
+            let packets = matches!(what, What::Rest { .. });
             let errand = Sending {
-                // No log leads from there: a snapshot it is.
-                last: if self.dice.permille(self.snap_permille) { Zxid(u64::MAX >> 1) } else { last },
+                last,
                 upto: zxid,
                 position,
-                diff_bytes_max: db.tree.approximate_data_size() + 100 * db.tree.node_count(),
-                sessions,
-                walkers: (first, second),
+                what,
                 data: self.data.clone(),
                 log: ports.journal.reader().clone(),
                 to,
                 wake: Arc::new(Nobody),
+                stop: Arc::default(),
             };
             let due_us = at_us + self.dice.delay_us(2_000);
             let piece = VecDeque::new();
+            let errand = Some(errand);
+            let unsent = 0;
             self.streams.push(Streaming {
                 link,
                 zxid,
-                errand: Some(errand),
+                errand,
                 position,
                 due_us,
                 pieces,
                 piece,
+                packets,
+                unsent,
             });
         }
     }
@@ -240,6 +278,10 @@ impl Errands {
         let durable = ports.journal.reader().durable();
         self.streams.retain_mut(|s| {
             let Some(out) = ports.outs.get(&s.link) else { return false };
+            if out.bytes.is_empty() || out.bytes.len() < s.unsent {
+                server.stream_took(s.link, now);
+            }
+            s.unsent = out.bytes.len();
             if s.due_us > at_us || durable < s.position {
                 return true;
             }
@@ -264,9 +306,14 @@ impl Errands {
                     }
                 }
             }
-            let n = s.piece.len().min(dice.between(1, 8_000) as usize);
-            let bytes: Vec<u8> = s.piece.drain(..n).collect();
-            ports.put_opaque(s.link, &bytes);
+            if s.packets {
+                ports.out(s.link).extend(s.piece.drain(..));
+            } else {
+                let n = s.piece.len().min(dice.between(1, 8_000) as usize);
+                let bytes: Vec<u8> = s.piece.drain(..n).collect();
+                ports.put_opaque(s.link, &bytes);
+            }
+            s.unsent = ports.out(s.link).len();
             true
         });
         for link in failed {

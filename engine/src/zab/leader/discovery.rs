@@ -224,7 +224,7 @@ impl Leader {
         let Some(peer) = self.peers.get_mut(&link) else { return };
         let Some((place, before, is_prefix)) = keep else {
             peer.step = Step::Streaming;
-            base.tell(Event::Stream { link, to: peer.id, last });
+            peer.ask_stream(base, link, last);
             return;
         };
         base.counts.diffs += u64::from(is_prefix);
@@ -238,39 +238,6 @@ impl Leader {
         peer.commit_at = place;
         peer.sync_end = if peer.observer { w.after(committed).unwrap_or(place) } else { w.end() };
         peer.step = Step::Syncing;
-    }
-
-    /// Whether a learner still waits for the stream that the driver is about to begin.
-    pub fn awaits_stream(&self, link: LinkId) -> bool {
-        self.peers.get(&link).is_some_and(|p| p.step == Step::Streaming)
-    }
-
-    /// The whole stream is in the link's buffer: the history behind it follows.
-    pub fn stream_ended(
-        &mut self,
-        base: &mut Base,
-        link: LinkId,
-        zxid: Zxid,
-        now: MonoMs,
-        ports: &mut dyn Ports,
-    ) -> Handled {
-        let committed = self.effective(base);
-        let Some(peer) = self.peers.get_mut(&link).filter(|p| p.step == Step::Streaming) else {
-            return Ok(());
-        };
-        let Some(place) = base.window.after(zxid) else {
-            let why =
-                Why::new("more was written during its snapshot than the window holds; it will ask again");
-            return self.drop_peer(base, link, &why, ports);
-        };
-        peer.heard_at = now;
-        (peer.cursor, peer.commit_at) = (place, place);
-        peer.sync_end = if peer.observer {
-            base.window.after(committed).unwrap_or(place).max(place)
-        } else {
-            base.window.end()
-        };
-        peer.step = Step::Syncing;
-        Ok(())
+        peer.note_place(base);
     }
 }

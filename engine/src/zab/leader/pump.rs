@@ -2,7 +2,7 @@
 //!
 //! Invariant: a buffer that is not small is left alone, so a learner costs at most [`OUT_HIGH`] and one transaction.
 
-use super::{Handled, Leader, Peer, Stage, Step};
+use super::{Handled, Leader, Peer, Stage, Step, Streaming};
 use crate::ids::{ServerId, Zxid};
 use crate::proto::Encode;
 use crate::time::MonoMs;
@@ -37,7 +37,7 @@ impl Leader {
         let activated = self.activated;
         let heir = |at| heir_at(activated, leader, at);
         for (&link, peer) in &mut self.peers {
-            if peer.step < Step::Syncing {
+            if peer.step < Step::Syncing || peer.stream != Streaming::No {
                 continue;
             }
             let out = ports.out(link);
@@ -46,9 +46,10 @@ impl Leader {
             }
             let mut turn = Turn { base, committed, heir: &heir, out };
             if !turn.fill(peer) {
-                behind.push(link);
+                behind.push((link, peer.step, peer.told.0));
                 continue;
             }
+            peer.note_place(turn.base);
             let sent_all = turn.commits_done(peer);
             if peer.step == Step::Syncing && peer.cursor >= peer.sync_end && sent_all {
                 put_packet(
@@ -66,7 +67,13 @@ impl Leader {
                 peer.step = Step::Live;
             }
         }
-        for link in behind {
+        for (link, step, told) in behind {
+            if step < Step::Live {
+                if let Some(peer) = self.peers.get_mut(&link) {
+                    peer.ask_stream(base, link, told);
+                }
+                continue;
+            }
             let why = Why::new(
                 "it has fallen further behind than the window reaches; it will be synchronised again",
             );
@@ -89,7 +96,7 @@ struct Turn<'a> {
 }
 
 /// Who leads behind the reconfiguration with this zxid: only the last one can have made another server the leader.
-fn heir_at(activated: Option<(Zxid, ServerId)>, me: ServerId, at: Zxid) -> ServerId {
+pub(super) fn heir_at(activated: Option<(Zxid, ServerId)>, me: ServerId, at: Zxid) -> ServerId {
     activated.filter(|(zxid, _)| *zxid == at).map_or(me, |(_, heir)| heir)
 }
 
