@@ -1,0 +1,139 @@
+//! What a learner is sent, without its link: how much memory that takes, and that it ends when nobody wants it.
+#![allow(unsafe_code)] // A counting allocator cannot be written without.
+
+use engine::foreign::Bounds;
+use engine::foreign::snapshot::{Parser, Record};
+use engine::ids::Zxid;
+use engine::pipeline::Database;
+use engine::proto::Acl;
+use engine::tree;
+use engine::tree::StatPersisted;
+use engine::zab::wire::{Kind, parse};
+use sending::{PIECE_BYTES, SIGNATURE, Sending, What};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use tempfile::TempDir;
+use wal::disk::RealDisk;
+use wal::{DataDir, Log, Options, Position};
+
+mod ring {
+    pub use net::ring::Wake;
+}
+#[path = "../src/server/sending.rs"]
+#[allow(dead_code)]
+mod sending;
+
+struct Nobody;
+impl ring::Wake for Nobody {
+    fn wake(&self) {}
+}
+
+/// Counts what is allocated, and the most that ever was.
+struct Counting;
+static LIVE: AtomicI64 = AtomicI64::new(0);
+static PEAK: AtomicI64 = AtomicI64::new(0);
+
+// SAFETY: everything is left to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size() as i64, Ordering::Relaxed) + layout.size() as i64;
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        // SAFETY: the caller's contract is passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size() as i64, Ordering::Relaxed);
+        // SAFETY: the caller's contract is passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+const UPTO: Zxid = Zxid(0x1_0000_0009);
+
+/// A state of so many nodes of so many bytes, and what sends it. The log is empty.
+fn sending(
+    dir: &TempDir,
+    (nodes, bytes): (usize, usize),
+    position: Position,
+) -> (Database, Sending, crossbeam::channel::Receiver<Vec<u8>>) {
+    let (mut writer, _) = tree::new_bare(1, 2);
+    writer.ensure_builtins();
+    let mut db = Database::new(writer);
+    let stat = StatPersisted { czxid: UPTO, mzxid: UPTO, pzxid: UPTO, ..StatPersisted::default() };
+    for n in 0..nodes {
+        db.load_node(&format!("/n{n}"), Some(&vec![b'x'; bytes]), &[Acl::open()], &stat).unwrap();
+    }
+    db.loaded(UPTO, HashMap::new());
+    db.tree.publish(UPTO);
+    let data = DataDir::open(Arc::new(RealDisk::buffered()), dir.path()).unwrap();
+    let (log, _) = Log::open(&data, Options { background: false, ..Options::default() }).unwrap();
+    let walker = || db.tree.handle().walker(UPTO).unwrap();
+    let (to, pieces) = crossbeam::channel::bounded(2);
+    let sending = Sending {
+        last: Zxid(0x1_0000_0001),
+        upto: UPTO,
+        position,
+        what: What::All { tree_bytes: 0, sessions: Vec::new(), walkers: (walker(), walker()) },
+        data,
+        log: log.reader(),
+        to,
+        wake: Arc::new(Nobody),
+        stop: Arc::default(),
+    };
+    (db, sending, pieces)
+}
+
+#[test]
+fn a_snapshot_of_large_nodes_takes_the_memory_of_a_few_pieces() {
+    let (nodes, bytes) = (48, 1_000_000);
+    let dir = TempDir::new().unwrap();
+    let (_db, sending, pieces) = sending(&dir, (nodes, bytes), Position(0));
+    let before = LIVE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let sender = std::thread::spawn(move || sending.run());
+    let (mut parser, mut held, mut found) = (Parser::new(Bounds::default()), Vec::new(), 0);
+    let mut first = true;
+    for piece in &pieces {
+        assert!(piece.len() <= PIECE_BYTES);
+        if piece.is_empty() {
+            break;
+        }
+        held.extend_from_slice(&piece);
+        if std::mem::take(&mut first) {
+            let (packet, n) = parse(&held, 1 << 20).unwrap().unwrap();
+            assert_eq!((packet.kind, packet.zxid), (Kind::Snap, UPTO));
+            held.drain(..n);
+        }
+        let counted = |record: Record<'_>| -> anyhow::Result<()> {
+            if let Record::Node { data: Some(data), .. } = record {
+                found += usize::from(data.len() == bytes);
+            }
+            Ok(())
+        };
+        let used = parser.feed(&held, counted).unwrap();
+        held.drain(..used);
+    }
+    sender.join().unwrap();
+    assert_eq!((found, &held[..]), (nodes, SIGNATURE));
+    // The reader here holds a node as well.
+    let most = PEAK.load(Ordering::Relaxed) - before;
+    assert!(most < 8_000_000, "{most} bytes");
+}
+
+#[test]
+fn what_waits_for_the_log_ends_when_nobody_wants_it() {
+    let dir = TempDir::new().unwrap();
+    // The log never gets there: the server was killed.
+    let (_db, sending, pieces) = sending(&dir, (1, 10), Position(5));
+    let stop: Arc<AtomicBool> = sending.stop.clone();
+    let sender = std::thread::spawn(move || sending.run());
+    stop.store(true, Ordering::Relaxed);
+    sender.join().unwrap();
+    assert!(pieces.try_recv().is_err(), "nothing was sent");
+    drop(DataDir::open(Arc::new(RealDisk::buffered()), dir.path()).expect("nobody holds the lock"));
+}
