@@ -4,8 +4,12 @@ mod common;
 
 use common::{Client, create, get};
 use engine::error::Code;
+use engine::ids::ServerId;
 use engine::proto::{Encode, Op};
-use net::embed::{Cluster, Options};
+use engine::zab::members::Members;
+use net::config::EnsembleConfig;
+use net::embed::{Cluster, Options, Server};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -59,4 +63,43 @@ fn writes_through_every_server_survive_the_leader() {
         assert_eq!(get(&mut c, path).0.err, Code::OK, "{path} on the server that was away");
     }
     cluster.stop().unwrap();
+}
+
+#[test]
+fn a_member_whose_log_is_lost_does_not_vote_with_an_empty_one() {
+    let tmp = tempfile::tempdir().unwrap();
+    let taken: Vec<_> = (0..2).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let ports: Vec<u16> = taken.iter().map(|l| l.local_addr().unwrap().port()).collect();
+    drop(taken);
+    let members = Members::parse(&format!("server.1=127.0.0.1:{}:{}", ports[0], ports[1])).unwrap();
+    let options = Options {
+        data_dir: Some(tmp.path().to_owned()),
+        ensemble: Some(EnsembleConfig::local(ServerId(1), Arc::new(members))),
+        ..Options::default()
+    };
+    let server = Server::start(options.clone()).unwrap();
+    let began = Instant::now();
+    let mut c = loop {
+        match Client::try_connect(server.client_port()) {
+            Ok(c) => break c,
+            Err(e) => assert!(began.elapsed() < PATIENCE, "it takes no clients: {e}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(create(&mut c, "/kept", b"x").err, Code::OK);
+    drop(server.kill());
+    for entry in std::fs::read_dir(tmp.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("log.")) {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    // Nor does it begin one by being started again and again; nor where nothing names the log: it has promised an epoch.
+    for attempt in 0..3 {
+        let why = format!("{:#}", Server::start(options.clone()).err().expect("it must not start"));
+        assert!(why.contains("does not hold this server's log"), "{why}");
+        if attempt == 1 {
+            std::fs::remove_file(tmp.path().join("log-id")).unwrap();
+        }
+    }
 }

@@ -85,6 +85,18 @@ pub enum WalError {
         /// The data directory.
         dir: PathBuf,
     },
+    /// The log is not the one that belongs to the data directory.
+    #[error(
+        "{dir} does not hold this server's log: {what}; nothing was changed. See that the log's directory is mounted and \
+         that the configuration names it. If that log is lost, what this server has acknowledged is lost with \
+         it: restore both directories from one backup, or move both away and let the server re-sync from its ensemble"
+    )]
+    OtherLog {
+        /// Where the log was looked for.
+        dir: PathBuf,
+        /// What does not fit.
+        what: String,
+    },
     /// Data may only be imported into a directory without any.
     #[error(
         "{dir} holds data of this server already ({name}): import into another directory, or move it away"

@@ -7,7 +7,8 @@
 //! The way of a start:
 //! 1. [`DataDir::open`] locks and checks the directory;
 //! 2. [`snapshot::newest`] finds what to load;
-//! 3. [`Log::open`] with that snapshot's position recovers the log, seals it, and tells what it found;
+//! 3. [`Log::open_of`] with that snapshot's position checks that it is this directory's log, recovers it, seals it, and
+//!    tells what it found;
 //! 4. [`Log::replay`] delivers the records behind the snapshot.
 //!
 //! A directory that is filled from another server's data is opened with [`DataDir::begin_import`] instead, gets a
@@ -33,6 +34,7 @@ mod import;
 pub mod inspect;
 mod keeper;
 mod log;
+mod pair;
 mod reader;
 mod recover;
 mod small;

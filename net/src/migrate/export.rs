@@ -143,7 +143,7 @@ fn read(data_dir: &Path, log_dir: &Path) -> Result<Held> {
     damaged.iter().for_each(|d| tracing::warn!("{} is passed over: {}", d.path.display(), d.why));
     let newest = snapshots.first().map_or(Position(0), |s| s.position);
     let options = wal::Options { replay_from: newest, background: false, ..wal::Options::default() };
-    let (log, report) = Log::open(&log_dir, options)?;
+    let (log, report) = Log::open_of(&data, &log_dir, false, options)?;
     let mut found = None;
     for info in snapshots.iter().map(Some).chain([None]) {
         match history(&data, &log, info, report.oldest) {

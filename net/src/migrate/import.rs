@@ -198,7 +198,7 @@ impl Filling {
             return Ok(());
         }
         let options = wal::Options { background: false, ..wal::Options::default() };
-        let (mut log, _) = Log::open(self.log.as_ref().unwrap_or(&self.data), options)?;
+        let (mut log, _) = Log::open_of(&self.data, self.log.as_ref().unwrap_or(&self.data), false, options)?;
         let mut group = Group::new(GROUP_BYTES);
         state::tail(&state.logs, base, state.db.last(), |txn| {
             group.push_slice(txn)?;

@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 use wal::disk::{Disk as _, RealDisk};
-use wal::{DataDir, Log, Position, SmallFile, snapshot};
+use wal::{DataDir, Import, Log, Position, SmallFile, snapshot};
 
 /// A recovered state.
 pub struct Recovered {
@@ -65,7 +65,7 @@ pub fn recover(config: &Config, profile: &Profile, shards: usize, reach: Reach) 
         replay_from: snapshot_at,
         ..wal::Options::default()
     };
-    let (log, report) = Log::open(&log_dir, options)?;
+    let (log, report) = Log::open_of(&data, &log_dir, has_begun(&data)?, options)?;
     if let Some(refused) = disk.notice() {
         if profile.wal_io == WalIo::Direct {
             bail!("{refused}; the profile says wal_io = \"direct\": use another file system, or \"auto\"");
@@ -109,6 +109,12 @@ pub fn recover(config: &Config, profile: &Profile, shards: usize, reach: Reach) 
     );
     let epochs = epochs(&data, db.last())?;
     Ok(Recovered { db, tree, log, data, snapshot_at, window, epochs, figures })
+}
+
+/// Whether a log belongs to that directory: whoever has promised an epoch has opened it first. An import writes epochs too.
+pub fn has_begun(data: &Arc<DataDir>) -> Result<bool> {
+    let imported = DataDir::import_state(&**data.disk(), data.path())? != Import::Never;
+    Ok(!imported && SmallFile::new(data, EPOCHS_FILE).read()?.is_some())
 }
 
 /// The epochs as they were written; those of the last transaction where there is no such file.
