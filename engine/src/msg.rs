@@ -24,7 +24,7 @@ pub enum ToCore {
     Request(Request),
     /// The first frame of a connection, already checked against `H` and the limits by the shard.
     Connect(Connect),
-    /// A connection ended. Its session lives on until it expires.
+    /// A connection ended, or had ended before it was given this session. The session lives on until it expires.
     Gone { conn: ConnId, session: SessionId, attach: Attach },
     /// Whom the shard heard from since its last report.
     Activity(Activity),

@@ -221,6 +221,38 @@ fn slots_are_used_again_and_old_ids_reach_nobody() {
 }
 
 #[test]
+fn a_session_given_to_a_connection_that_is_gone_is_given_back() {
+    let mut w = World::new();
+    let ended = |w: &mut World| {
+        let gone = |m| match m {
+            ToCore::Gone { conn, session, .. } => (conn, session),
+            other => panic!("{other:?}"),
+        };
+        w.link.reserved.drain(..).map(gone).collect::<Vec<_>>()
+    };
+    // Its socket was closed before the answer came.
+    let c = w.accept();
+    w.input(c, &connect_frame(0, 0));
+    w.shard.closed(c, &mut w.link);
+    assert_eq!(ended(&mut w), [(c, SessionId(0))], "it never heard of a session");
+    let session = w.attach(c, 10_000);
+    assert_eq!(ended(&mut w), [(c, session)]);
+    // It is about to be closed.
+    let c = w.accept();
+    w.input(c, &connect_frame(0, 0));
+    w.batch.steps.push(Step { zxid: None, changes: Span::default(), target: Target::Conn(c, Act::Close) });
+    let session = w.attach(c, 10_000);
+    assert_eq!(ended(&mut w), [(c, session)]);
+    w.shard.closed(c, &mut w.link);
+    assert_eq!(ended(&mut w), [(c, SessionId(0))]);
+    // One that lives keeps it.
+    let c = w.connect();
+    assert_eq!(ended(&mut w), []);
+    w.shard.closed(c, &mut w.link);
+    assert_eq!(ended(&mut w).len(), 1);
+}
+
+#[test]
 fn limits_over_all_shards_refuse_connections() {
     let mut w = World::new();
     w.door.max.store(2, SeqCst);

@@ -54,6 +54,13 @@ impl Shard {
             self.h = zxid;
         }
         match (&step.target, mine) {
+            (Target::Conn(id, Act::Attached { session, attach, .. }), found)
+                if id.shard == self.id && found.is_none_or(|(slot, _)| self.conns[slot].closing()) =>
+            {
+                // It went before it knew of its session, so its end could not name that: the core must not keep the two
+                // together.
+                core.send_reserved(ToCore::Gone { conn: *id, session: *session, attach: *attach });
+            }
             (Target::Conn(..), Some((slot, act))) => self.act(slot, act, batch, now),
             (Target::All(act), _) => self.act_for_all(act, core),
             _ => {}
