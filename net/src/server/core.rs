@@ -100,6 +100,7 @@ impl Core {
         let told = self.tell(now);
         self.garbage = self.server.collect(COLLECT_PER_STEP);
         self.notices();
+        self.ports.journal.forget_before(self.server.zab().applied_ticket());
         self.snapshots.step(&self.server, &self.ports.journal, &self.shared, now);
         self.desk.snapshots = self.snapshots.stats();
         self.desk.sent = self.errands.sent();

@@ -6,6 +6,7 @@
 //! - a ticket is reported only when the group that holds it is durable, unless the profile chose otherwise;
 //! - after the first error nothing is written and nothing is reported any more.
 
+use super::tickets::EpochTickets;
 use crate::ring::Wake;
 use crate::words::summary::Summary;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
@@ -49,9 +50,7 @@ pub struct Journal {
     epochs: SmallFile,
     /// The position of the record of the first ticket.
     start: Position,
-    /// Tickets of epochs, which are no records: the first of each run and its length. Elections without a transaction
-    /// between them are one run.
-    epoch_tickets: Vec<(Ticket, u64)>,
+    epoch_tickets: EpochTickets,
     durability: Durability,
     group_max: usize,
     /// How long an idle log waits for company.
@@ -112,7 +111,7 @@ impl Journal {
             flushed: None,
             epochs,
             start,
-            epoch_tickets: Vec::new(),
+            epoch_tickets: EpochTickets::default(),
             durability: profile.durability,
             group_max,
             group_wait: Duration::from_micros(profile.group_wait_us.into()),
@@ -175,9 +174,11 @@ impl Journal {
 
     /// The position of the record behind the one with this ticket.
     pub fn position_behind(&self, ticket: Ticket) -> Position {
-        let runs = self.epoch_tickets.iter().take_while(|(first, _)| *first <= ticket);
-        let epochs: u64 = runs.map(|(first, count)| (*count).min(ticket.0 - first.0 + 1)).sum();
-        Position(self.start.0 + ticket.0 - epochs)
+        Position(self.start.0 + ticket.0 - self.epoch_tickets.upto(ticket))
+    }
+    /// No position before this ticket's is asked for any more.
+    pub fn forget_before(&mut self, ticket: Ticket) {
+        self.epoch_tickets.forget_before(ticket);
     }
 
     /// How long the open group still waits for more before it is written.
@@ -292,10 +293,7 @@ impl Journal {
             Ok(()) => {
                 self.last = ticket;
                 self.flushed = Some(ticket);
-                match self.epoch_tickets.last_mut() {
-                    Some((first, count)) if first.0 + *count == ticket.0 => *count += 1,
-                    _ => self.epoch_tickets.push((ticket, 1)),
-                }
+                self.epoch_tickets.note(ticket);
             }
             Err(e) => self.failed = Some(e),
         }

@@ -19,6 +19,7 @@ mod shard;
 mod shared;
 mod snapshots;
 mod storage;
+mod tickets;
 
 use self::core::{Core, Peer};
 use crate::clock::Clock;
