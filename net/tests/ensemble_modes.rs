@@ -114,6 +114,51 @@ fn a_server_without_a_quorum_serves_those_who_only_read() {
 }
 
 #[test]
+fn no_snapshot_is_taken_of_what_no_quorum_has_confirmed() {
+    let tmp = tempfile::tempdir().unwrap();
+    let snapshots = || {
+        let names = std::fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().file_name());
+        names.filter(|n| n.to_string_lossy().starts_with("snap.")).count()
+    };
+    let line = |id: i64| {
+        let taken = [0, 1].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let [quorum, election] = taken.map(|l| l.local_addr().unwrap().port());
+        format!("server.{id}=127.0.0.1:{quorum}:{election}\n")
+    };
+    let start = |lines: &str, snapshot_txns| {
+        let members = Members::parse(lines).unwrap();
+        let options = Options {
+            data_dir: Some(tmp.path().to_owned()),
+            ensemble: Some(EnsembleConfig::local(ServerId(1), Arc::new(members))),
+            limits: Some(Limits { read_only_mode: true, words: None, ..Limits::default() }),
+            profile: Some(profiles::Profile { snapshot_txns, ..profiles::Profile::default() }),
+            ..Options::default()
+        };
+        Server::start(options).unwrap()
+    };
+    let one = line(1);
+    let server = start(&one, 1 << 20);
+    let mut c = until("it leads", || Client::try_connect(server.client_port()).ok());
+    assert_eq!(create(&mut c, "/kept", b"x").err, Code::OK);
+    drop(server.kill());
+    // One voter of three now, with a log that is long enough for a snapshot.
+    let server = start(&[one.clone(), line(2), line(3)].concat(), 1);
+    let mode = || ask(server.client_addr(), "isro").unwrap();
+    until("it serves reads", || (mode() == "ro").then_some(()));
+    let reads_only = ConnectRequest { read_only: Some(true), ..new_session() };
+    let (mut reader, _) = Client::open(server.client_port(), &reads_only).unwrap();
+    for _ in 0..500 {
+        assert_eq!(get(&mut reader, "/kept").0.err, Code::OK);
+    }
+    server.stop().unwrap();
+    assert_eq!(snapshots(), 0);
+    // In a role it is taken.
+    let server = start(&one, 1);
+    until("a snapshot", || (snapshots() > 0).then_some(()));
+    server.stop().unwrap();
+}
+
+#[test]
 fn a_leader_that_only_leads_takes_no_clients() {
     let cluster = cluster(Limits { leader_serves: false, ..Limits::default() });
     let leader = cluster.wait_for_leader(PATIENCE).unwrap();

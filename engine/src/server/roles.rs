@@ -250,6 +250,10 @@ impl Server {
     pub fn is_open(&self) -> bool {
         matches!(self.service, Service::Ordering(_) | Service::Learning | Service::ReadOnly)
     }
+    /// Whether what is applied stands: in read-only mode the end of it may still be taken back by the next leader.
+    pub fn is_confirmed(&self) -> bool {
+        self.is_open() && !self.is_read_only()
+    }
     /// Whether clients are let in at present: a leader may be told to lead only.
     pub fn takes_clients(&self) -> bool {
         self.is_open() && (self.limits.leader_serves || self.zab.role() != Role::Leading)

@@ -124,7 +124,7 @@ impl Snapshots {
         let bytes = journal.stats().bytes;
         let due = behind >= self.every_txns || bytes - self.bytes_at_newest >= self.every_bytes;
         // What no role has confirmed may still be taken back.
-        let due = due && behind > 0 && server.is_open();
+        let due = due && behind > 0 && server.is_confirmed();
         if due && self.running.is_none() && now.mono >= self.not_before && !shared.is_stopping() {
             self.begin(server, journal, applied, now);
         }

@@ -88,7 +88,7 @@ impl Snapshots {
         }
         let applied = journal.position_behind(server.zab().applied_ticket());
         let behind = applied.0 - self.newest.0.min(applied.0);
-        let may = server.is_open() || self.breach == Breach::SnapshotsAnyTime;
+        let may = server.is_confirmed() || self.breach == Breach::SnapshotsAnyTime;
         if behind >= self.every && behind > 0 && may {
             let writing = Writing::begin(&self.data, applied, server.db())?;
             self.running = Some((writing, server.db().last().0));
