@@ -5,7 +5,7 @@ use engine::ids::{LinkId, ServerId, Ticket, Zxid};
 use engine::proto::{Encode, Op};
 use engine::time::MonoMs;
 use engine::zab::members::Members;
-use engine::zab::wire::{Kind, Notification, PeerState, put_packet};
+use engine::zab::wire::{Kind, Notification, PeerState, parse, put_packet};
 use engine::zab::{Epochs, Event, Knobs, Links, Member, Persist, Persistence, Reach, Role, Settings, Window};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -312,4 +312,81 @@ fn who_waits_for_its_state_does_not_vote_with_what_others_once_lacked() {
     one.loses_its_leader();
     let vote = Notification::decode(&one.ports.vote).unwrap();
     assert_eq!((one.member.is_empty(), vote.zxid), (true, Zxid::MAX), "its log says less than its memory");
+}
+
+impl One {
+    /// It follows, with the history up to `(2, n)`.
+    fn following(n: u32) -> One {
+        let mut one = One::looking(false);
+        one.joins(2, 2);
+        one.hear(Kind::Diff, Zxid::ZERO, None);
+        one.synced(2, &[1, 2, 3], Zxid::ZERO);
+        assert_eq!(one.member.role(), Role::Following);
+        for counter in 1..=n {
+            one.commits(Zxid::new(2, counter));
+        }
+        one
+    }
+
+    fn commits(&mut self, zxid: Zxid) {
+        self.proposed(zxid, Op::Create, "");
+        self.hear(Kind::Commit, zxid, None);
+        self.member.pump(self.now, &mut self.ports);
+    }
+
+    /// An observer whose history ends there comes to this server instead of to the leader.
+    fn observed(&mut self, link: LinkId, last: Zxid) {
+        let mut bytes = Vec::new();
+        let info = [9i64.to_be_bytes().as_slice(), &0x10000i32.to_be_bytes(), &0i64.to_be_bytes()].concat();
+        put_packet(&mut bytes, Kind::ObserverInfo, Zxid::new(2, 0), Some(&info));
+        put_packet(&mut bytes, Kind::AckEpoch, last, Some(&2i32.to_be_bytes()));
+        self.member.link_accepted(link, "10.0.0.9:4000".into(), self.now, &mut self.ports);
+        self.member.link_bytes(link, &bytes, self.now, &mut self.ports);
+        self.member.pump(self.now, &mut self.ports);
+    }
+
+    /// What it was sent.
+    fn sent(&mut self, link: LinkId) -> Vec<(Kind, Zxid)> {
+        let bytes = std::mem::take(self.ports.out(link));
+        let (mut rest, mut sent) = (&bytes[..], Vec::new());
+        while let Some((p, used)) = parse(rest, 1 << 20).unwrap() {
+            sent.push((p.kind, p.zxid));
+            rest = &rest[used..];
+        }
+        sent
+    }
+}
+
+#[test]
+fn an_observer_that_is_ahead_of_its_relay_is_not_cut_back_for_a_moment() {
+    let mut one = One::following(3);
+    let (link, end) = (LinkId(77), Zxid::new(2, 5));
+    one.observed(link, end);
+    assert_eq!(one.sent(link), [(Kind::LeaderInfo, Zxid::new(2, 0))], "it waits for what it has applied");
+    one.commits(Zxid::new(2, 4));
+    assert_eq!(one.sent(link), []);
+    one.commits(end);
+    let sent = one.sent(link);
+    assert_eq!(sent[0], (Kind::Diff, end));
+    assert_eq!(sent.iter().map(|s| s.0).collect::<Vec<_>>(), [Kind::Diff, Kind::NewLeader]);
+    // Nothing is waited for by one that is not ahead.
+    one.observed(LinkId(78), Zxid::new(2, 4));
+    let kinds: Vec<Kind> = one.sent(LinkId(78)).into_iter().map(|s| s.0).collect();
+    assert_eq!(kinds, [Kind::LeaderInfo, Kind::Diff, Kind::Proposal, Kind::Commit, Kind::NewLeader]);
+}
+
+#[test]
+fn what_nobody_commits_is_cut_in_the_end() {
+    let mut one = One::following(3);
+    let link = LinkId(77);
+    one.observed(link, Zxid::new(2, 9));
+    one.sent(link);
+    for _ in 0..5 {
+        assert_eq!(one.sent(link), []);
+        one.pass(TICK_MS / 2);
+        // The leader is heard of all the while.
+        one.hear(Kind::Ping, Zxid::ZERO, None);
+        one.member.pump(one.now, &mut one.ports);
+    }
+    assert_eq!(one.sent(link)[0], (Kind::Trunc, Zxid::new(2, 3)));
 }

@@ -68,7 +68,9 @@ impl Member {
 
     pub(super) fn relay_pump(&mut self, now: MonoMs, ports: &mut dyn Ports) {
         if let Some(relay) = &mut self.relay {
-            let done = relay.pump(&mut self.base, now, ports);
+            // An observer may wait for what has just been committed.
+            let done = relay.settle(&mut self.base, now, ports);
+            let done = done.and_then(|()| relay.pump(&mut self.base, now, ports));
             debug_assert!(done.is_ok(), "what depends on no quorum cannot lose one");
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! Invariant: a learner whose history is more recent than the leader's is never counted: its link is closed.
 
-use super::{Handled, Leader, Stage, Step};
+use super::{Handled, Leader, Peer, Stage, Step};
 use crate::ids::{LinkId, ServerId, Zxid};
 use crate::proto::{Decoder, Encode};
 use crate::time::MonoMs;
@@ -186,12 +186,23 @@ impl Leader {
         self.stage = Stage::Sync { current };
     }
 
+    /// Whether a relay still hopes to hear of all that this observer has applied: cut back, it would have to load its whole
+    /// state again, and what its last leader had told it this server's leader tells it in a moment.
+    fn lags(&self, base: &Base, peer: &Peer, last: Zxid, now: MonoMs) -> bool {
+        let patience = base.settings.sync_ms().min(base.settings.init_ms()) / 2;
+        matches!(self.stage, Stage::Relay { .. })
+            && last > base.committed
+            && now.since(peer.heard_at) < patience
+    }
+
     /// Begins the synchronisation of every learner that waits for it.
     pub(super) fn begin_due(&mut self, base: &mut Base, now: MonoMs, ports: &mut dyn Ports) -> Handled {
         let due: Vec<(LinkId, Zxid)> = self
             .peers
             .iter()
-            .filter_map(|(l, p)| if let Step::Waiting { last } = p.step { Some((*l, last)) } else { None })
+            .filter_map(|(l, p)| if let Step::Waiting { last } = p.step { Some((*l, p, last)) } else { None })
+            .filter(|(_, p, last)| !self.lags(base, p, *last, now))
+            .map(|(l, _, last)| (l, last))
             .collect();
         for (link, last) in due {
             // A learner that could not elect counts from here on.
