@@ -94,10 +94,15 @@ impl Leader {
         self.step();
     }
 
-    fn dropped(&mut self) -> Vec<(String, String)> {
+    /// Who was dropped, from where, and why.
+    fn dropped_ids(&mut self) -> Vec<(Option<ServerId>, String, String)> {
         std::iter::from_fn(|| self.member.take_event())
-            .filter_map(|e| if let Event::Dropped { who, why } = e { Some((who, why)) } else { None })
+            .filter_map(|e| if let Event::Dropped { id, at, why } = e { Some((id, at, why)) } else { None })
             .collect()
+    }
+
+    fn dropped(&mut self) -> Vec<(String, String)> {
+        self.dropped_ids().into_iter().map(|(_, at, why)| (at, why)).collect()
     }
 }
 
@@ -152,6 +157,58 @@ fn what_makes_no_sense_is_named_and_closes_its_own_link_only() {
     }
     l.goes_on(other, &packet(Kind::AckEpoch, Zxid::ZERO, &0i32.to_be_bytes()));
     assert!(l.ports.closed.is_empty() && l.dropped().is_empty(), "the other learner goes on");
+}
+
+#[test]
+fn before_its_promise_nobody_makes_the_leader_wait_for_much() {
+    let big = |data: usize| {
+        let mut p = packet(Kind::Request, Zxid::ZERO, &vec![7; data]);
+        p.pop();
+        p
+    };
+    let mut l = Leader::new();
+    let promised = [hello(2), packet(Kind::AckEpoch, Zxid::ZERO, &0i32.to_be_bytes())].concat();
+    let learner = l.hears("10.0.0.2:4000", &promised);
+    // Announced, by a stranger and by one that has not promised yet.
+    for said in [Vec::new(), hello(9)] {
+        let bytes = [said, big(65_537)[..16].to_vec()].concat();
+        let link = l.hears("10.0.0.9:4000", &bytes);
+        assert_eq!(std::mem::take(&mut l.ports.closed), [link]);
+        let said = l.dropped();
+        assert!(said.len() == 1 && said[0].1.contains("65537 bytes"), "{said:?}");
+    }
+    // Identities have a bound of their own, which is higher.
+    let mut ids = packet(Kind::FollowerInfo, Zxid::ZERO, &[]);
+    ids.truncate(16);
+    ids.put_int(2);
+    ids.put_int(60_000);
+    ids.extend([b'x'; 60_000]);
+    let link = l.hears("10.0.0.9:4000", &ids);
+    assert!(l.ports.closed.is_empty());
+    ids.put_int(60_000);
+    l.goes_on(link, &[&ids[..], &[b'x'; 10_000]].concat());
+    assert_eq!(std::mem::take(&mut l.ports.closed), [link]);
+    assert!(l.dropped()[0].1.contains("65536 bytes"));
+    // A learner may send what a client may.
+    l.goes_on(learner, &big(1 << 20));
+    assert!(l.ports.closed.is_empty() && l.dropped().is_empty());
+}
+
+#[test]
+fn whoever_has_not_said_who_it_is_is_no_learner_0() {
+    let mut l = Leader::new();
+    let ends = |l: &mut Leader, link| {
+        l.member.link_down(link, "it went", MonoMs(l.now), &mut l.ports);
+        l.dropped_ids()
+    };
+    let link = l.hears("10.0.0.9:4000", b"");
+    assert_eq!(ends(&mut l, link), [(None, "10.0.0.9:4000".into(), "it went".into())]);
+    let link = l.hears("10.0.0.2:4000", &hello(2));
+    assert_eq!(ends(&mut l, link), [(Some(ServerId(2)), "10.0.0.2:4000".into(), "it went".into())]);
+    l.hears("10.0.0.9:4001", b"GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(l.dropped_ids()[0].0, None);
+    l.hears("10.0.0.9:4002", &packet(Kind::FollowerInfo, Zxid::ZERO, &info(9, 0xffff, 0)));
+    assert_eq!(l.dropped_ids()[0].0, None, "what was refused is not believed");
 }
 
 #[test]

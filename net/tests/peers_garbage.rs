@@ -85,6 +85,66 @@ fn garbage_is_logged_with_its_sender_and_disturbs_nobody() {
 }
 
 #[test]
+fn a_server_whose_messages_make_no_sense_is_closed_and_not_called_back_at_once() {
+    let log = Log::start();
+    let l = lines(2);
+    let mut a = Node::open(2, &l);
+    for round in 0..50 {
+        // A smaller number asks to be called back; a greater one keeps what it has dialled.
+        let mut s = connect(election_addr(&l[1]));
+        s.write_all(&[hello(5, "127.0.0.1:5"), hex("00000001 78").repeat(3)].concat()).expect("sent");
+        until("its messages", &mut [&mut a], |n| n[0].messages(5).len() == 3);
+        for _ in 0..3 {
+            a.peers.reject_election(ServerId(5), "it is one byte");
+        }
+        until("it is closed", &mut [&mut a], |_| is_closed(&s));
+        until("it is told", &mut [&mut a], |n| n[0].count(&down(5)) == round + 1);
+        if round == 0 {
+            let (text, from) = (log.take(), s.local_addr().expect("connected").to_string());
+            assert!(text.contains("makes no sense (it is one byte)") && text.contains(&from), "{text}");
+        }
+    }
+    let lines = log.take().lines().count();
+    assert!(lines <= 5, "{lines} lines");
+    // A member is not dialled again for what waits for it, until a second has passed.
+    let other = std::net::TcpListener::bind(election_addr(&l[0])).expect("free");
+    other.set_nonblocking(true).expect("set");
+    a.peers.send_election(ServerId(1), b"x");
+    let mut called = None;
+    until("it calls", &mut [&mut a], |_| {
+        called = called.take().or_else(|| other.accept().ok());
+        called.is_some()
+    });
+    until("it is up", &mut [&mut a], |n| n[0].saw(&PeerEvent::ElectionUp(ServerId(1))));
+    a.peers.reject_election(ServerId(1), "it is broken");
+    a.peers.send_election(ServerId(1), b"y");
+    a.step();
+    let due = a.peers.next_deadline();
+    a.step();
+    assert!(a.peers.next_deadline().since(a.now()) > 500, "{due:?}");
+    a.later_ms += 1_000;
+    until("it calls again", &mut [&mut a], |_| other.accept().is_ok());
+}
+
+#[test]
+fn the_lines_about_learners_are_few() {
+    let log = Log::start();
+    let mut a = Node::open(1, &lines(1));
+    a.step();
+    for n in 0..1000 {
+        a.peers.gripe(None, &format!("10.0.0.9:{}", 1000 + n), "the link to a caller is closed: it went");
+        a.peers.gripe(
+            Some(ServerId(2)),
+            &format!("10.0.0.2:{}", 1000 + n),
+            "the link to learner 2 is closed",
+        );
+        a.peers.gripe(Some(ServerId(3)), "10.0.0.2:1", "the link to learner 3 is closed");
+    }
+    let text = log.take();
+    assert_eq!(text.lines().count(), 3, "{text}");
+}
+
+#[test]
 fn two_hosts_that_say_to_be_one_server_are_both_named() {
     let log = Log::start();
     let l = lines(2);

@@ -9,6 +9,7 @@
 //! - a transaction is applied when it is committed, a control leaves when everything that it stands behind is applied;
 //! - every accepted request leaves as exactly one step for its connection, unless the role in which it was accepted ends.
 
+mod forwarding;
 mod learning;
 mod local;
 mod reaper;
@@ -92,9 +93,8 @@ pub struct Server {
     /// Bytes of own proposals not applied yet, and of controls.
     queued_bytes: usize,
     learning: Learning,
-    /// Requests of learners that wait for room, and their bytes.
-    forwarded: VecDeque<roles::Forwarded>,
-    forwarded_bytes: usize,
+    /// Requests of learners that wait for room.
+    forwarded: forwarding::Forwarding,
     /// Sessions, with timeouts in ms, that learners ask about before this leader knows them. At most one for each of their waiting clients.
     claims: VecDeque<(LinkId, SessionId, i32)>,
     needs: VecDeque<Need>,
@@ -160,8 +160,7 @@ impl Server {
             waiting: VecDeque::new(),
             queued_bytes: 0,
             learning: Learning::default(),
-            forwarded: VecDeque::new(),
-            forwarded_bytes: 0,
+            forwarded: forwarding::Forwarding::default(),
             claims: VecDeque::new(),
             needs: VecDeque::new(),
             members_changed: false,

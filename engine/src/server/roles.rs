@@ -7,13 +7,14 @@
 //! - the state is replaced only while no shard reads it.
 
 use super::Server;
+use super::forwarding::{FORWARDED_BYTES_MAX, Forwarded};
 use super::learning::{Asker, Learning};
 use super::reconfig;
 use super::telling::{Item, Waits};
 use crate::ids::{LinkId, ServerId, SessionId, Zxid};
 use crate::msg::{Act, Connect, Request, Target};
 use crate::pipeline::{Ask, Database, Prep};
-use crate::proto::{Decoder, Id, Op};
+use crate::proto::{Decoder, Op};
 use crate::session::Standing;
 use crate::time::Now;
 use crate::zab::members::Members;
@@ -22,8 +23,6 @@ use std::sync::Arc;
 
 /// A lone server keeps nothing behind what is applied.
 pub(super) const REACH_ALONE: Reach = Reach { entries: 0, bytes: 0 };
-/// Bytes of all learners' requests that may wait for room; whoever forwards more gives up its link.
-const FORWARDED_BYTES_MAX: usize = 256 << 20;
 /// A counter this close to its end is spent: the leader lets another epoch begin, in order.
 const COUNTER_SPENT: u32 = u32::MAX - 16;
 
@@ -41,17 +40,6 @@ pub(super) enum Service {
     Learning,
 }
 
-/// A request that a learner forwarded.
-#[derive(Debug)]
-pub(super) struct Forwarded {
-    link: LinkId,
-    session: SessionId,
-    cxid: i32,
-    op: i32,
-    body: Box<[u8]>,
-    ids: Arc<[Id]>,
-}
-
 /// What only the driver can do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Need {
@@ -59,6 +47,11 @@ pub enum Need {
     Say(String),
     /// The same: something that may want a look.
     Warn(String),
+    /// The same about a peer, who can make it happen again and again: the log is to grow by few such lines. `id`: which
+    /// server it is, if it has said so; `at`: its address.
+    Gripe { id: Option<ServerId>, at: String, text: String },
+    /// Close the election connection to that server, which sent what is no message, with a line for the log.
+    RejectElection { from: ServerId, why: String },
     /// Send a learner whose history ends at `last` what it lacks of the applied state, as DIFF or SNAP, or, if it `goes_on`,
     /// as the log alone ([`Server::stream_begins`], [`Server::stream_took`], [`Server::stream_ended`]). Voters first.
     Stream { link: LinkId, to: ServerId, last: Zxid, voter: bool, goes_on: bool },
@@ -108,9 +101,7 @@ impl Server {
         match input {
             PeerInput::Election { from, message } => {
                 if let Err(Why(why)) = self.zab.election_message(from, message, now.mono, out) {
-                    self.needs.push_back(Need::Warn(format!(
-                        "server {from} sent an election message that makes no sense: {why}"
-                    )));
+                    self.needs.push_back(Need::RejectElection { from, why });
                 }
             }
             PeerInput::ElectionUp(id) => self.zab.election_up(id, now.mono, out),
@@ -214,15 +205,16 @@ impl Server {
                 }
             }
             Event::LearnerGone(link) => {
-                self.forwarded.retain(|f| f.link != link);
+                self.forwarded.forget(link);
                 self.claims.retain(|(l, ..)| *l != link);
-                self.forwarded_bytes = self.forwarded.iter().map(|f| f.body.len()).sum();
             }
             Event::Stream { link, to, last, voter, goes_on } => {
                 self.needs.push_back(Need::Stream { link, to, last, voter, goes_on });
             }
-            Event::Dropped { who, why } => {
-                self.needs.push_back(Need::Warn(format!("the link to {who} is closed: {why}")))
+            Event::Dropped { id, at, why } => {
+                let who = id.map_or_else(|| format!("a caller at {at}"), |id| format!("learner {id} ({at})"));
+                let text = format!("the link to {who} is closed: {why}");
+                self.needs.push_back(Need::Gripe { id, at, text });
             }
             Event::Revalidated { session, valid } => self.revalidated(session, valid, now, out),
             Event::Synced { behind } => match self.learning.next_sync() {
@@ -276,7 +268,6 @@ impl Server {
         self.learning = Learning::default();
         self.forwarded.clear();
         self.claims.clear();
-        self.forwarded_bytes = 0;
         self.tracker.clear();
         let missing = match self.service {
             Service::Closed { missing } | Service::Opening { missing, .. } => missing,
@@ -456,17 +447,20 @@ impl Server {
     fn pass_on(&mut self, f: Forwarded, out: &mut dyn Ports) {
         let waits = self.zab.leader_link().map_or(0, |link| out.out(link).len());
         if waits > FORWARDED_BYTES_MAX {
-            out.close(f.link);
-            self.needs.push_back(Need::Warn(
-                "an observer asks for more than the leader takes: its link is closed".into(),
-            ));
-            return;
+            return self.refuse_more(f.link, "an observer asks for more than the leader takes", out);
         }
         if f.op == Op::Sync.wire() {
             self.learning.relayed_sync(f.link);
         }
         let Forwarded { session, cxid, op, body, ids, .. } = &f;
         self.zab.forward(&Forward { session: *session, cxid: *cxid, op: *op, body, ids }, out);
+    }
+
+    /// What it has sent already may hold many more.
+    fn refuse_more(&mut self, link: LinkId, why: &str, out: &mut dyn Ports) {
+        out.close(link);
+        let text = format!("{why}: its link is closed");
+        self.needs.push_back(Need::Gripe { id: None, at: String::new(), text });
     }
 
     fn revalidated(&mut self, session: SessionId, valid: bool, now: Now, out: &mut dyn Ports) {
@@ -510,16 +504,10 @@ impl Server {
     }
 
     fn take_forwarded(&mut self, f: Forwarded, now: Now, out: &mut dyn Ports) {
-        if self.forwarded_bytes > FORWARDED_BYTES_MAX {
-            out.close(f.link);
-            self.needs.push_back(Need::Warn(
-                "a learner forwards more than can be ordered: its link is closed".into(),
-            ));
-            return;
+        match self.forwarded.push(f) {
+            Ok(()) => self.serve_forwarded(now, out),
+            Err(f) => self.refuse_more(f.link, "a learner forwards more than can be ordered", out),
         }
-        self.forwarded_bytes += f.body.len();
-        self.forwarded.push_back(f);
-        self.serve_forwarded(now, out);
     }
 
     /// Answers learners about sessions, as soon as this leader knows them: one that still applies its log knows none.
@@ -536,9 +524,8 @@ impl Server {
         self.serve_claims(now, out);
         while matches!(self.service, Service::Ordering(_))
             && self.has_room()
-            && let Some(f) = self.forwarded.pop_front()
+            && let Some(f) = self.forwarded.pop()
         {
-            self.forwarded_bytes -= f.body.len();
             self.order_forwarded(f, now, out);
         }
     }

@@ -30,6 +30,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// How long a candidate waits for its voters before it asks for a new vote, ms; or two ticks, if that is longer.
 const DISCOVERY_MS: u64 = 4_000;
+/// The longest packet before a learner has promised, bytes: FOLLOWERINFO and ACKEPOCH need 40.
+const HELLO_BYTES_MAX: usize = 64 << 10;
 
 /// How far a leader has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,6 +192,17 @@ impl Leader {
         self.peers.get(&link).map(|p| p.id)
     }
 
+    /// Who is on a link, if it has said so and was not refused, and from where.
+    pub fn caller(&self, link: LinkId) -> Option<(Option<ServerId>, String)> {
+        self.peers.get(&link).map(|p| ((p.step > Step::Hello).then_some(p.id), p.name.clone()))
+    }
+
+    /// The longest packet that is taken on a link; `max` is for a learner. Whoever may be nobody's learner has little to say.
+    pub fn packet_max(&self, link: LinkId, max: usize) -> usize {
+        let known = self.peers.get(&link).is_some_and(|p| p.step > Step::AckEpoch);
+        if known { max } else { max.min(HELLO_BYTES_MAX) }
+    }
+
     pub fn accepted(&mut self, link: LinkId, name: String, now: MonoMs) {
         let peer = Peer {
             id: ServerId(0),
@@ -228,11 +241,8 @@ impl Leader {
 
     /// Closes one learner's link; the server forgets it.
     fn drop_peer(&mut self, base: &mut Base, link: LinkId, why: &Why, ports: &mut dyn Ports) -> Handled {
-        if let Some(peer) = self.peers.get(&link) {
-            base.tell(Event::Dropped {
-                who: format!("learner {} ({})", peer.id, peer.name),
-                why: why.0.clone(),
-            });
+        if let Some((id, at)) = self.caller(link) {
+            base.tell(Event::Dropped { id, at, why: why.0.clone() });
             base.tell(Event::LearnerGone(link));
         }
         ports.close(link);

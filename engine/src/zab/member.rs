@@ -41,8 +41,8 @@ pub enum Event {
     /// as DIFF with the log or as SNAP, or, if it `goes_on`, as the log alone: between [`Member::stream_begins`] and
     /// [`Member::stream_ended`].
     Stream { link: LinkId, to: ServerId, last: Zxid, voter: bool, goes_on: bool },
-    /// For the log: a peer that was dropped.
-    Dropped { who: String, why: String },
+    /// For the log: a peer that was dropped. `id`: if it has said who it is; `at`: its address.
+    Dropped { id: Option<ServerId>, at: String, why: String },
     /// Learner: the answer to [`Member::revalidate`].
     Revalidated { session: SessionId, valid: bool },
     /// Learner: the oldest [`Member::forward`]ed sync is done, behind what was committed before it came.
@@ -452,8 +452,8 @@ impl Member {
     pub fn link_down(&mut self, link: LinkId, why: &str, now: MonoMs, ports: &mut dyn Ports) {
         match &self.phase {
             Phase::Leader(_) => self.with_leader(now, ports, |l, base, _| {
-                if let Some(id) = l.learner(link) {
-                    base.tell(Event::Dropped { who: format!("learner {id}"), why: why.to_owned() });
+                if let Some((id, at)) = l.caller(link) {
+                    base.tell(Event::Dropped { id, at, why: why.to_owned() });
                     base.tell(Event::LearnerGone(link));
                 }
                 l.gone(base, link)
@@ -470,8 +470,8 @@ impl Member {
     /// driver reads ([`Member::is_loading`]).
     pub fn link_bytes(&mut self, link: LinkId, bytes: &[u8], now: MonoMs, ports: &mut dyn Ports) -> usize {
         let mut used = 0;
-        let max = self.base.settings.packet_max;
         loop {
+            let max = self.packet_max(link);
             match &self.phase {
                 Phase::Leader(_) => {}
                 Phase::Learner(l) if l.link == link && !l.is_loading() => {}
@@ -479,7 +479,14 @@ impl Member {
                 Phase::Learner(_) if self.relays_to(link) => {}
                 _ => return bytes.len(),
             }
-            match wire::parse(&bytes[used..], max) {
+            let parsed = match wire::parse(&bytes[used..], max) {
+                // Nor is more waited for, whatever it is made of.
+                Ok(None) if max < self.base.settings.packet_max && bytes.len() - used > max => {
+                    Err(wire::Garbage(format!("a packet of more than {max} bytes before the handshake")))
+                }
+                parsed => parsed,
+            };
+            match parsed {
                 Ok(None) => return used,
                 Ok(Some((packet, n))) => {
                     used += n;
@@ -497,6 +504,16 @@ impl Member {
                     return bytes.len();
                 }
             }
+        }
+    }
+
+    /// The longest packet that is taken on a link.
+    fn packet_max(&self, link: LinkId) -> usize {
+        let max = self.base.settings.packet_max;
+        match (&self.phase, &self.relay) {
+            (Phase::Leader(l), _) => l.packet_max(link, max),
+            (_, Some(relay)) if relay.learner(link).is_some() => relay.packet_max(link, max),
+            _ => max,
         }
     }
 

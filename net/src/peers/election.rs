@@ -489,6 +489,22 @@ impl Elections {
         }
     }
 
+    /// A server sent what is no message: its connection is closed, and it is left alone for a while.
+    pub(super) fn reject(&mut self, id: ServerId, why: &str, tools: &mut Tools) {
+        let Some(Peer { road: Road::Up(conn), .. }) = self.peers.get(&id) else { return };
+        let from = conn.stream.peer;
+        let line = format!(
+            "server {id} at {from} sent an election message that makes no sense ({why}): the connection is closed. Check \
+             that host: its server speaks another protocol or is broken"
+        );
+        tools.gripes.warn(About::Host(from.ip()), tools.now, &line);
+        self.drop_road(id);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.rest(tools.now, BACKOFF_MS.1);
+        }
+        self.forget_strangers();
+    }
+
     /// Writes what waits, one message at most per peer and more only as the socket takes them.
     pub(super) fn flush(&mut self, tools: &Tools) {
         let mut broken = Vec::new();

@@ -21,6 +21,8 @@ pub(super) enum About {
     Stranger(IpAddr),
     /// The way to a member.
     Member(i64),
+    /// A learner that has said who it is.
+    Learner(i64),
     /// Ourselves: ports, descriptors.
     Us,
 }

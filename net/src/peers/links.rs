@@ -22,6 +22,8 @@ use std::net::SocketAddr;
 const ACCEPTED_MAX: usize = 1024;
 /// Read from one link per call.
 const BYTES_PER_POLL: usize = 1 << 20;
+/// Room of a caller until all that it has sent was taken: more than any first packet may have.
+const FIRST_ROOM_BYTES: usize = 128 << 10;
 /// Room for one read.
 const READ_BYTES: usize = 64 << 10;
 /// Buffers that grew beyond it are given back when they are empty.
@@ -204,6 +206,9 @@ impl Links {
         let Ok(stream) = Stream::accepted(socket, from, &tools.epoll, token) else { return };
         let peer = stream.peer;
         let link = self.add(State::Open { token, stream, dialled: false }, Some(peer));
+        if let Some(l) = self.links.get_mut(&link) {
+            l.room = l.room.min(FIRST_ROOM_BYTES);
+        }
         self.tokens.insert(token, link);
         events.push(PeerEvent::Accepted { link, peer });
     }

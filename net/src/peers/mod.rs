@@ -264,6 +264,17 @@ impl Peers {
         self.links.close_now(link);
     }
 
+    /// Logs a line about a learner, or about a caller from that address; not one per offence.
+    pub fn gripe(&mut self, id: Option<ServerId>, at: &str, text: &str) {
+        let host = at.parse().map_or(About::Us, |at: SocketAddr| About::Host(at.ip()));
+        self.tools.gripes.warn(id.map_or(host, |id| About::Learner(id.0)), self.tools.now, text);
+    }
+
+    /// Closes the election connection to a server that sent what is no message, with one log line (not one per offence).
+    pub fn reject_election(&mut self, from: ServerId, why: &str) {
+        self.elections.reject(from, why, &mut self.tools);
+    }
+
     /// The other end of a link, for log lines; `None` while it is dialled, or gone.
     pub fn address_of(&self, link: LinkId) -> Option<SocketAddr> {
         self.links.address_of(link)

@@ -175,6 +175,16 @@ impl Errands {
             match need {
                 Need::Say(text) => tracing::info!("{text}"),
                 Need::Warn(text) => tracing::warn!("{text}"),
+                Need::Gripe { id, at, text } => {
+                    if let Some(peers) = &mut ports.peers {
+                        peers.gripe(id, &at, &text);
+                    }
+                }
+                Need::RejectElection { from, why } => {
+                    if let Some(peers) = &mut ports.peers {
+                        peers.reject_election(from, &why);
+                    }
+                }
                 Need::Fail(why) => bail!("{why}"),
                 Need::Stream { link, to, last, voter, goes_on } => {
                     self.queue.retain(|w| ports.peers.as_ref().is_some_and(|p| p.is_open(w.link)));

@@ -74,7 +74,8 @@ impl Leader {
             ports.close(old);
             if let Some(was) = self.peers.remove(&old).filter(|p| host_of(&p.name) != host_of(&name)) {
                 base.tell(Event::Dropped {
-                    who: format!("learner {id} ({})", was.name),
+                    id: Some(id),
+                    at: was.name,
                     why: format!(
                         "{name} says that it is server {id} as well; if both hosts run one, two servers have the same \
                          myid: correct the file myid of one of them"
