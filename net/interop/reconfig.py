@@ -5,8 +5,8 @@
 
 A row names the kinds of three servers, in the order in which they join: SAS begins with one Serval server. Each row:
 refusals with ZooKeeper's codes; one server grows to three; a watch on /zookeeper/config; the leader leaves and goes on
-without a vote; it comes back as an observer and then as a voter; a second change while the first has no quorum; the whole
-list at once; every member starts again from
+without a vote; it comes back as an observer and then as a voter; a second change while the first has no quorum; client
+ports that move; the whole list at once; every member starts again from
 the files that the servers wrote. After each step every member has the same configuration, in its tree and its files, and
 takes writes; in the end the dumps are equal. AAA checks the rows themselves.
 Last line: `N passed, N failed`.
@@ -15,6 +15,7 @@ Last line: `N passed, N failed`.
 import argparse
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -245,6 +246,31 @@ def outstanding(member):
     return int(dict(line.split("\t") for line in member.word("mntr").splitlines())["zk_outstanding_requests"])
 
 
+def client_ports_move(row):
+    """At once, and connections that stand go on."""
+    for m in row.e.members.values():
+        old, new = m.port, servers.server_port()
+        stands = row.at(m.id)
+        m.port = new
+        line = m.line()
+        m.port = old
+        row.change(m.id, wait_quorum=True, joining=f"server.{m.id}={line}")
+        m.port = new
+        row.e.wait_for(f"{m} at its new port", m.mode)
+
+        def refused(address=(m.host, old)):
+            try:
+                socket.create_connection(address, 1.0).close()
+            except OSError:
+                return True
+            return False
+        row.e.wait_for(f"{m} leaves its old port", refused)
+        stands.get(CONFIG)
+        assert stands.moves == 0, "the connection did not stand"
+        stands.drop()
+        row.check()
+
+
 def whole_list(row):
     lines = [f"server.{m.id}={m.line()}" for m in row.e.members.values()]
     follower = next(i for i, mode in row.e.roles().items() if mode == "follower")
@@ -259,8 +285,8 @@ def starts_again(row):
     row.e.wait_serving()
 
 
-STEPS = [begins, refuses, grows, leader_leaves, comes_back_observing, comes_back_voting, one_at_a_time, whole_list,
-         starts_again]
+STEPS = [begins, refuses, grows, leader_leaves, comes_back_observing, comes_back_voting, one_at_a_time,
+         client_ports_move, whole_list, starts_again]
 
 
 def main():

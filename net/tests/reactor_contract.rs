@@ -5,7 +5,7 @@
 
 use net::reactor::{
     Close, Event, Incoming, ListenAddr, ListenOptions, ListenerId, Reactor, Received, SignalId, Token,
-    UringReactor, listen,
+    UringReactor, listen, listen_beside,
 };
 use socket2::SockRef;
 use std::collections::VecDeque;
@@ -664,6 +664,51 @@ fn io_uring_is_allowed() -> bool {
     }
 }
 
+fn a_closed_listener_refuses_and_its_connections_go_on(reactor: impl Reactor) {
+    let mut b = Bench::new(reactor);
+    let mut old = b.connect(1);
+    let waits = TcpStream::connect(b.addr).unwrap();
+    waits.set_read_timeout(Some(PATIENCE)).unwrap();
+    b.reactor.close_listener(b.listener);
+    let addr = b.addr;
+    b.until("the end of the port", |_, events| {
+        assert!(!events.iter().any(|e| matches!(e, Event::Accept(_))), "nobody is taken any more");
+        TcpStream::connect(addr).is_err().then_some(())
+    });
+    let ended = (&waits).read(&mut [0; 1]);
+    assert!(matches!(ended, Ok(0) | Err(_)), "who was not accepted is refused");
+    assert!(b.reactor.accept(b.listener).is_none());
+    // The next listener has another name, and the connection is none the wiser.
+    let (mut listeners, addr) = listen(loopback(), 1, &ListenOptions::default()).unwrap();
+    let next = b.reactor.add_listener(listeners.remove(0)).unwrap();
+    assert_ne!(next, b.listener);
+    (b.listener, b.addr) = (next, addr);
+    let mut new = b.connect(2);
+    for (token, peer) in [(1, &mut old), (2, &mut new)] {
+        peer.write_all(b"x").unwrap();
+        b.readable(token);
+        assert_eq!(b.reactor.read(Token(token), &mut [0; 8]).unwrap(), Received::Bytes(1));
+        assert_eq!(b.reactor.write(Token(token), b"y").unwrap(), 1);
+        b.poll(SHORT);
+        peer.read_exact(&mut [0; 1]).unwrap();
+    }
+}
+
+/// From one interface to all of them.
+fn a_listener_gives_way_to_one_on_the_same_port(reactor: impl Reactor) {
+    let mut b = Bench::new(reactor);
+    let on = ListenAddr::Any { port: b.addr.port() };
+    let options = ListenOptions::default();
+    assert!(listen(on, 2, &options).is_err(), "who knows nothing of it does not get the port");
+    let (mut listeners, _) = listen_beside(on, 2, &options).unwrap();
+    let next = b.reactor.add_listener(listeners.remove(0)).unwrap();
+    b.reactor.close_listener(b.listener);
+    b.listener = next;
+    b.poll(SHORT);
+    drop(listeners);
+    b.connect(1);
+}
+
 macro_rules! contract {
     ($name:ident, $allowed:expr, $make:expr, [$($test:ident)*]) => {
         mod $name {
@@ -718,6 +763,8 @@ macro_rules! contract {
             the_last_write_outlives_the_reactor
             those_who_broke_while_they_waited_are_passed_over
             all_interfaces_means_both_families
+            a_closed_listener_refuses_and_its_connections_go_on
+            a_listener_gives_way_to_one_on_the_same_port
         ]);
     };
 }

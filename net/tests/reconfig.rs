@@ -245,6 +245,57 @@ fn a_reconfiguration_without_its_quorum_yet_refuses_the_next() {
     }
 }
 
+fn refuses(port: u16) -> bool {
+    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err()
+}
+
+#[test]
+fn a_client_address_moves_at_once_and_connections_go_on() {
+    let places = Place::of(1..=3);
+    let all: Vec<&Place> = places.iter().collect();
+    let servers: Vec<Server> = places.iter().map(|p| p.start(&all, &limits())).collect();
+    let leader = until("a leader", || servers.iter().position(|s| mode(s).as_deref() == Some("leader")));
+    // A leader, then a follower; through itself.
+    for at in [leader, (leader + 1) % 3] {
+        let [quorum, election, old] = places[at].ports;
+        let line = |host: &str, client: u16| {
+            format!("server.{}=127.0.0.1:{quorum}:{election}:participant;{host}:{client}", at + 1)
+        };
+        let held = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let new = held.local_addr().unwrap().port();
+        let mut stands = client(&servers[at]);
+        // Somebody has that address: it stays where it is.
+        reconfig(&mut stands, Some(&line("127.0.0.1", new)), None, -1).unwrap();
+        assert_eq!(create(&mut stands, &format!("/kept{at}"), b"").err, Code::OK);
+        assert_eq!(create(&mut Client::connect(old), &format!("/there{at}"), b"").err, Code::OK);
+        // To an address that is free, and from one interface to all of them on the same port.
+        drop(held);
+        reconfig(&mut stands, Some(&line("127.0.0.1", old)), None, -1).unwrap();
+        for host in ["127.0.0.1", "0.0.0.0"] {
+            reconfig(&mut stands, Some(&line(host, new)), None, -1).unwrap();
+            until("the new address", || {
+                let wanted = if host == "0.0.0.0" { host } else { "127.0.0.1" };
+                let addr = servers[at].client_addr();
+                let all = addr.ip().is_unspecified() == (wanted == "0.0.0.0");
+                (addr.port() == new && all).then_some(())
+            });
+            until("the end of the old address", || refuses(old).then_some(()));
+            let path = format!("/moved{at}-{host}");
+            assert_eq!(create(&mut Client::connect(new), &path, b"").err, Code::OK);
+            assert_eq!(get(&mut stands, &path).0.err, Code::OK, "it stands");
+        }
+        assert_eq!(mode(&servers[leader]).as_deref(), Some("leader"), "nobody had to elect");
+        let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, new)).unwrap();
+        socket.write_all(b"conf").unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).unwrap();
+        assert!(text.contains(&format!("clientPort={new}\n")), "{text}");
+    }
+    for s in servers {
+        s.stop().unwrap();
+    }
+}
+
 #[test]
 fn without_reconfig_enabled_nothing_changes() {
     let places = Place::of(1..=1);

@@ -54,7 +54,7 @@ pub fn serve(args: &ServeArgs) -> u8 {
             return EXIT_START;
         }
     };
-    let greeting = greeting(server.client_addrs(), &data_dir, configured);
+    let greeting = greeting(&server.client_addrs(), &data_dir, configured);
     run(server, &greeting)
 }
 

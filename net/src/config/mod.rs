@@ -131,6 +131,18 @@ impl Config {
 }
 
 /// The addresses of a client port on all interfaces, or on one.
+/// Where clients connect by a line of the members; a host of `0.0.0.0` is every interface. Names are resolved, which may wait.
+///
+/// # Errors
+/// Why the host is none.
+pub fn client_addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    if host == "0.0.0.0" || host == "::" {
+        return Ok(listen_on(None, port));
+    }
+    let ip = values::ip_addr(host).map_err(|e| format!("{host} is not {}", e.0))?;
+    Ok(listen_on(Some(ip), port))
+}
+
 fn listen_on(address: Option<IpAddr>, port: u16) -> Vec<SocketAddr> {
     match address {
         Some(ip) => vec![SocketAddr::new(ip, port)],

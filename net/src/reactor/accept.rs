@@ -7,7 +7,9 @@
 
 use super::{Incoming, Listener};
 use mio::net::TcpListener;
+use socket2::SockRef;
 use std::io;
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 /// How long a listener rests when the process has run out of descriptors or memory.
@@ -17,7 +19,8 @@ const BROKEN_MAX: usize = 64;
 
 /// A listener and what is known of it.
 pub(super) struct Listening {
-    pub(super) listener: TcpListener,
+    /// `None`: it was closed; its number is not given out again.
+    listener: Option<TcpListener>,
     /// Connections may wait.
     pub(super) acceptable: bool,
     rests_until: Option<Instant>,
@@ -26,13 +29,27 @@ pub(super) struct Listening {
 
 impl Listening {
     pub(super) fn new(listener: Listener) -> Listening {
-        let listener = TcpListener::from_std(listener.0.into());
+        let listener = Some(TcpListener::from_std(listener.0.into()));
         Listening { listener, acceptable: false, rests_until: None, complained: false }
     }
 
     /// Whether it is worth trying now.
     pub(super) fn can_go_on(&self) -> bool {
-        self.acceptable && self.rests_until.is_none()
+        self.acceptable && self.rests_until.is_none() && self.listener.is_some()
+    }
+
+    /// The socket, to be watched.
+    pub(super) fn socket(&mut self) -> Option<&mut TcpListener> {
+        self.listener.as_mut()
+    }
+
+    /// Takes nobody any more. Whoever waits and was not accepted is refused.
+    pub(super) fn close(&mut self) {
+        if let Some(listener) = &self.listener {
+            // Whoever else holds the socket, such as a poll that is still under way: it listens no longer.
+            let _was_none = SockRef::from(listener).shutdown(Shutdown::Read);
+        }
+        (self.listener, self.rests_until, self.acceptable) = (None, None, false);
     }
 
     /// How long it still rests; reads no clock if it does not.
@@ -52,8 +69,9 @@ impl Listening {
         if self.rests_until.is_some() {
             return None;
         }
+        let listener = self.listener.as_ref()?;
         for _ in 0..BROKEN_MAX {
-            match self.listener.accept() {
+            match listener.accept() {
                 Ok((stream, peer)) => return Some(Incoming::new(stream, peer)),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.acceptable = false;

@@ -68,6 +68,9 @@ impl Reactor for AnyReactor {
     fn add_listener(&mut self, listener: Listener) -> io::Result<ListenerId> {
         whichever!(self.add_listener(listener))
     }
+    fn close_listener(&mut self, id: ListenerId) {
+        whichever!(self.close_listener(id))
+    }
     fn add_signal(&mut self, fd: BorrowedFd<'_>) -> io::Result<SignalId> {
         whichever!(self.add_signal(fd))
     }

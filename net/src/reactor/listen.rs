@@ -52,18 +52,35 @@ pub fn listen(
     shards: usize,
     options: &ListenOptions,
 ) -> io::Result<(Vec<Listener>, SocketAddr)> {
+    listen_with(on, shards, options, false)
+}
+
+/// The same beside listeners of this process on the same port, which are closed once this has succeeded: whoever holds the
+/// port already must be one of them.
+pub fn listen_beside(
+    on: ListenAddr,
+    shards: usize,
+    options: &ListenOptions,
+) -> io::Result<(Vec<Listener>, SocketAddr)> {
+    listen_with(on, shards, options, true)
+}
+
+fn listen_with(
+    on: ListenAddr,
+    shards: usize,
+    options: &ListenOptions,
+    beside: bool,
+) -> io::Result<(Vec<Listener>, SocketAddr)> {
     let first = match on {
-        ListenAddr::One(addr) => bind(addr, options, false)?,
-        ListenAddr::Any { port } => match bind((Ipv6Addr::UNSPECIFIED, port).into(), options, false) {
-            Err(e) if has_no_ipv6(&e) => bind((Ipv4Addr::UNSPECIFIED, port).into(), options, false)?,
+        ListenAddr::One(addr) => bind(addr, options, beside)?,
+        ListenAddr::Any { port } => match bind((Ipv6Addr::UNSPECIFIED, port).into(), options, beside) {
+            Err(e) if has_no_ipv6(&e) => bind((Ipv4Addr::UNSPECIFIED, port).into(), options, beside)?,
             other => other?,
         },
     };
     let addr = first.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
-    if shards > 1 {
-        // Bound alone, so nobody else had the port; from here on it is open to those who ask to share it.
-        first.set_reuse_port(true)?;
-    }
+    // Bound alone, so nobody else had the port; from here on it is open to those who ask to share it.
+    first.set_reuse_port(true)?;
     let mut sockets = vec![first];
     for _ in 1..shards {
         sockets.push(bind(addr, options, true)?);

@@ -186,9 +186,17 @@ impl Reactor for MioReactor {
     fn add_listener(&mut self, listener: Listener) -> io::Result<ListenerId> {
         let mut l = Listening::new(listener);
         let number = self.listeners.len();
-        self.poll.registry().register(&mut l.listener, kernel_token(LISTENER, number), Interest::READABLE)?;
+        if let Some(socket) = l.socket() {
+            self.poll.registry().register(socket, kernel_token(LISTENER, number), Interest::READABLE)?;
+        }
         self.listeners.push(l);
         Ok(ListenerId(number as u32))
+    }
+
+    fn close_listener(&mut self, id: ListenerId) {
+        if let Some(l) = self.listeners.get_mut(id.0 as usize) {
+            l.close();
+        }
     }
 
     fn add_signal(&mut self, fd: BorrowedFd<'_>) -> io::Result<SignalId> {

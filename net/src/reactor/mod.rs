@@ -22,7 +22,7 @@ mod mio_reactor;
 mod uring;
 
 pub use any::AnyReactor;
-pub use listen::{ListenAddr, ListenOptions, Listener, listen};
+pub use listen::{ListenAddr, ListenOptions, Listener, listen, listen_beside};
 pub use mio_reactor::MioReactor;
 pub use uring::UringReactor;
 
@@ -112,6 +112,9 @@ impl AsFd for Incoming {
 pub trait Reactor {
     /// Accepts connections from it from now on.
     fn add_listener(&mut self, listener: Listener) -> io::Result<ListenerId>;
+
+    /// Closes a listener. Whoever waits there and was not accepted is refused; its connections stand.
+    fn close_listener(&mut self, id: ListenerId);
 
     /// Watches a descriptor (an eventfd) for being readable. It must stay open as long as the reactor lives.
     fn add_signal(&mut self, fd: BorrowedFd<'_>) -> io::Result<SignalId>;

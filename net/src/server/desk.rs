@@ -21,6 +21,7 @@ use engine::server::{ProposalSizes, Server};
 use engine::time::Now;
 use engine::zab::Role;
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,7 +52,6 @@ pub struct StartFigures {
 /// See the module.
 pub struct Desk {
     config: Arc<Config>,
-    client_port: u16,
     started: Now,
     start: StartFigures,
     shards: usize,
@@ -63,16 +63,9 @@ pub struct Desk {
 }
 
 impl Desk {
-    pub fn new(
-        config: Arc<Config>,
-        client_port: u16,
-        shards: usize,
-        started: Now,
-        start: StartFigures,
-    ) -> Desk {
+    pub fn new(config: Arc<Config>, shards: usize, started: Now, start: StartFigures) -> Desk {
         Desk {
             config,
-            client_port,
             started,
             start,
             shards,
@@ -160,7 +153,10 @@ impl Desk {
                 let (open_files, max_files) = environ::file_descriptors();
                 mntr::mntr(&Metrics { open_files, max_files, ..self.metrics(core, shared, journal, now) })
             }
-            "conf" => server::conf(&self.config, self.client_port, self.sizes(), core.zab().members()),
+            "conf" => {
+                let port = shared.client_addrs().first().map_or(0, SocketAddr::port);
+                server::conf(&self.config, port, self.sizes(), core.zab().members())
+            }
             "dirs" => server::dirs(self.sizes()),
             "envi" => server::envi(&environ::variables()),
             "hash" => server::hash(&core.digests().copied().collect::<Vec<_>>()),

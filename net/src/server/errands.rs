@@ -143,12 +143,12 @@ impl Errands {
     pub fn new(
         config: Arc<Config>,
         data: Arc<DataDir>,
-        shards: usize,
-        reach: Reach,
+        (shards, reach): (usize, Reach),
+        membership: Membership,
         wake: Arc<dyn Wake>,
     ) -> Errands {
         Errands {
-            membership: Membership::new(&config, wake.clone()),
+            membership,
             config,
             data,
             shards,

@@ -1,11 +1,13 @@
-//! What follows when the members change: whom the sockets know, and the files that say it after a restart.
+//! What follows when the members change: whom the sockets know, where clients come in, and the files that say it after a
+//! restart.
 //!
-//! Not here: when they change (`engine::zab`), the files' form (`config::dynamic`).
+//! Not here: when they change (`engine::zab`), the files' form (`config::dynamic`), binding (`entrance`).
 //! Invariants:
 //! - files are written by one thread at a time, the newest state last, and the core does not wait for it;
 //! - files that cannot be written stop nothing: after a restart the log and the other members know better.
 
 use super::ensemble;
+use super::entrance::Entrance;
 use super::ports::Ports;
 use crate::config::{Config, DynamicFiles};
 use crate::ring::Wake;
@@ -22,8 +24,7 @@ type Pair = (Arc<Members>, Option<Arc<Members>>);
 pub struct Membership {
     me: ServerId,
     files: DynamicFiles,
-    /// The port that is bound for clients; 0: any.
-    client_port: u16,
+    entrance: Entrance,
     wake: Arc<dyn Wake>,
     /// Not written yet.
     wanted: Option<Pair>,
@@ -33,12 +34,12 @@ pub struct Membership {
 }
 
 impl Membership {
-    pub fn new(config: &Config, wake: Arc<dyn Wake>) -> Membership {
+    pub fn new(config: &Config, entrance: Entrance, wake: Arc<dyn Wake>) -> Membership {
         let ensemble = config.ensemble.as_ref();
         Membership {
             me: ensemble.map_or(ServerId(0), |e| e.me),
             files: config.dynamic_files(),
-            client_port: config.client_port(),
+            entrance,
             wake,
             wanted: None,
             written: ensemble.map_or(0, |e| e.members.version),
@@ -56,22 +57,13 @@ impl Membership {
             if let Some(peers) = &mut ports.peers {
                 peers.set_members(ensemble::lines(&members, next.as_deref()));
             }
-            self.look_at_client_port(&members);
+            if let Some(place) = members.get(self.me).and_then(|m| m.client.as_ref()) {
+                self.entrance.want(place);
+            }
             self.wanted = Some((members, next));
         }
+        self.entrance.step();
         self.write();
-    }
-
-    /// The port for clients is bound once, at start.
-    fn look_at_client_port(&mut self, members: &Members) {
-        let Some((_, port)) = members.get(self.me).and_then(|m| m.client.clone()) else { return };
-        if self.client_port != 0 && port != self.client_port {
-            tracing::warn!(
-                "the reconfiguration gives this server the client port {port}; clients connect to {} until it is restarted",
-                self.client_port
-            );
-            self.client_port = port;
-        }
     }
 
     fn write(&mut self) {

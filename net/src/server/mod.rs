@@ -9,6 +9,7 @@
 mod core;
 mod desk;
 mod ensemble;
+mod entrance;
 mod errands;
 mod journal;
 mod membership;
@@ -24,7 +25,7 @@ mod tickets;
 use self::core::{Core, Peer};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::reactor::{AnyReactor, ListenAddr, ListenOptions, Listener, Reactor, listen};
+use crate::reactor::{AnyReactor, Listener, Reactor};
 use crate::ring::{self, Bell};
 use anyhow::{Context, Result, bail};
 use desk::{Desk, StartFigures};
@@ -34,8 +35,10 @@ use engine::server::Server as Engine;
 use engine::shard::{Admission, Shard};
 use engine::watch::InterestFilter;
 use engine::zab::Reach;
+use entrance::Entrance;
 use errands::Errands;
 use journal::Journal;
+use membership::Membership;
 use ports::Ports;
 use profiles::{Placement, Profile};
 use run::Loop;
@@ -61,7 +64,6 @@ const WINDOW_BYTES: usize = 64 << 20;
 /// A running server. Dropping it stops it.
 pub struct Server {
     shared: Arc<Shared>,
-    addrs: Vec<SocketAddr>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -99,20 +101,19 @@ impl Server {
         let layout = Layout::of(profile);
         let clock = Clock::new();
         // The port first: "address in use" should not cost a recovery.
-        let (listeners, addrs) = bind(&config, profile, layout.shards)?;
+        let (listeners, addrs) = entrance::open(&config, profile, layout.shards)?;
         let reach = reach_of(&config);
         let recovered = storage::recover(&config, profile, layout.shards, reach)?;
-        let shared = Arc::new(Shared::new(config.fsync_warning_ms, layout.shards));
+        let shared = Arc::new(Shared::new(config.fsync_warning_ms, layout.shards, addrs));
         let start = StartFigures { total_ms: began.elapsed().as_millis() as u64, ..recovered.figures };
-        let port = addrs[0].port();
         let parts = Parts { config: Arc::new(config), profile, layout, clock, shared: shared.clone() };
-        let threads = parts.build(recovered, listeners, port, start)?;
-        Ok(Server { shared, addrs, threads })
+        let threads = parts.build(recovered, listeners, start)?;
+        Ok(Server { shared, threads })
     }
 
-    /// Where clients connect, with the ports that were taken.
-    pub fn client_addrs(&self) -> &[SocketAddr] {
-        &self.addrs
+    /// Where clients connect at present, with the ports that were taken.
+    pub fn client_addrs(&self) -> Vec<SocketAddr> {
+        self.shared.client_addrs()
     }
 
     /// Waits until the server ends, by [`Server::stopper`] or because it cannot go on.
@@ -175,46 +176,6 @@ fn reach_of(config: &Config) -> Reach {
     }
 }
 
-/// Listeners of every address, by shard.
-fn bind(config: &Config, profile: &Profile, shards: usize) -> Result<(Vec<Vec<Listener>>, Vec<SocketAddr>)> {
-    let options = ListenOptions {
-        backlog: profile.backlog,
-        nodelay: profile.nodelay,
-        sndbuf_bytes: profile.sndbuf_bytes,
-        rcvbuf_bytes: profile.rcvbuf_bytes,
-        keepalive: Some(Duration::from_secs(60)),
-    };
-    let mut by_shard: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
-    let mut addrs = Vec::new();
-    for on in listen_on(&config.client_addrs) {
-        let (listeners, addr) = listen(on, shards, &options)
-            .with_context(|| format!("cannot listen for clients on {}", describe(on)))?;
-        addrs.push(addr);
-        for (shard, l) in by_shard.iter_mut().zip(listeners) {
-            shard.push(l);
-        }
-    }
-    Ok((by_shard, addrs))
-}
-
-/// Both wildcards together are one dual-stack listener.
-fn listen_on(addrs: &[SocketAddr]) -> Vec<ListenAddr> {
-    if let [first, second] = addrs
-        && first.ip().is_unspecified()
-        && second.ip().is_unspecified()
-    {
-        return vec![ListenAddr::Any { port: first.port() }];
-    }
-    addrs.iter().map(|a| ListenAddr::One(*a)).collect()
-}
-
-fn describe(on: ListenAddr) -> String {
-    match on {
-        ListenAddr::Any { port } => format!("port {port} of all interfaces (is another server running?)"),
-        ListenAddr::One(addr) => format!("{addr} (is another server running?)"),
-    }
-}
-
 /// What every thread is built from.
 struct Parts<'a> {
     config: Arc<Config>,
@@ -229,7 +190,6 @@ impl Parts<'_> {
         &self,
         recovered: storage::Recovered,
         listeners: Vec<Vec<Listener>>,
-        port: u16,
         start: StartFigures,
     ) -> Result<Vec<JoinHandle<()>>> {
         let shards = self.layout.shards;
@@ -249,8 +209,9 @@ impl Parts<'_> {
         let (mut peers, mut bells) = (Vec::new(), Vec::new());
         for (number, (listeners, changes)) in listeners.into_iter().zip(subscribers).enumerate() {
             let mut reactor = AnyReactor::open(self.profile.reactor)?;
+            let mut open = Vec::new();
             for l in listeners {
-                reactor.add_listener(l)?;
+                open.push(reactor.add_listener(l)?);
             }
             let (sleeper, bell) = ring::sleeper(reactor.waker());
             let (producer, inbox) = ring::requests(self.profile.request_ring_entries as usize);
@@ -266,6 +227,8 @@ impl Parts<'_> {
                 clock: self.clock,
                 shared: self.shared.clone(),
                 stats: self.shared.cell(number),
+                door: self.shared.door(number),
+                listeners: open,
                 tenants: Vec::new(),
             };
             peers.push(Peer { inbox, filter });
@@ -308,8 +271,15 @@ impl Parts<'_> {
             }
             None => Engine::new(limits, recovered.db, LONE_SERVER_ID, shards, now),
         };
-        let errands =
-            Errands::new(self.config.clone(), recovered.data.clone(), shards, reach_of(&self.config), wake);
+        let entrance = Entrance::new(&self.config, self.profile, shards, self.shared.clone(), wake.clone());
+        let membership = Membership::new(&self.config, entrance, wake.clone());
+        let errands = Errands::new(
+            self.config.clone(),
+            recovered.data.clone(),
+            (shards, reach_of(&self.config)),
+            membership,
+            wake,
+        );
         let snapshots =
             Snapshots::new(recovered.data, self.profile, &self.config, recovered.snapshot_at, now);
         let core_bell: Option<Bell> = core_home.as_ref().map(|(_, _, bell)| bell.clone());
@@ -319,7 +289,7 @@ impl Parts<'_> {
             ports,
             errands,
             peer_events: Vec::new(),
-            desk: Desk::new(self.config.clone(), port, shards, now, start),
+            desk: Desk::new(self.config.clone(), shards, now, start),
             snapshots,
             shared: self.shared.clone(),
             clock: self.clock,

@@ -5,9 +5,9 @@
 //! - the change ring's end is loaded behind every read from a socket and consumed before those bytes are served (R7);
 //! - one read per connection and turn, and one write per connection when its bytes are served.
 
-use super::shared::{Shared, StatsCell};
+use super::shared::{Door, Shared, StatsCell};
 use crate::clock::Clock;
-use crate::reactor::{Close, Event, Reactor, Received, Token};
+use crate::reactor::{Close, Event, ListenerId, Reactor, Received, Token};
 use crate::ring::{Bell, Producer, Subscriber};
 use engine::ids::ConnId;
 use engine::msg::{ChangeBatch, CoreLink, ToCore};
@@ -58,6 +58,9 @@ pub struct ShardLoop {
     pub clock: Clock,
     pub shared: Arc<Shared>,
     pub stats: Arc<StatsCell>,
+    pub door: Arc<Door>,
+    /// Those that take connections at present.
+    pub listeners: Vec<ListenerId>,
     /// Which connection has which token.
     pub tenants: Vec<Option<ConnId>>,
 }
@@ -79,6 +82,9 @@ impl ShardLoop {
         let now = self.clock.now();
         self.shard.begin_turn();
         self.consume(now);
+        if self.door.is_fresh() {
+            self.move_in(reactor, now);
+        }
         for event in events {
             match *event {
                 Event::Accept(listener) => self.accept(reactor, listener, now),
@@ -112,7 +118,25 @@ impl ShardLoop {
         self.stats.store(&self.shard.stats());
     }
 
-    fn accept(&mut self, reactor: &mut impl Reactor, from: crate::reactor::ListenerId, now: Now) {
+    /// New listeners take the place of the present ones. Who waits there already is still taken, as far as there is room.
+    fn move_in(&mut self, reactor: &mut impl Reactor, now: Now) {
+        let mut open = Vec::new();
+        for listener in self.door.take() {
+            match reactor.add_listener(listener) {
+                Ok(id) => open.push(id),
+                Err(e) => {
+                    tracing::error!("a new listener cannot be watched: {e}; restart this server");
+                    return self.listeners.append(&mut open);
+                }
+            }
+        }
+        for id in std::mem::replace(&mut self.listeners, open) {
+            self.accept(reactor, id, now);
+            reactor.close_listener(id);
+        }
+    }
+
+    fn accept(&mut self, reactor: &mut impl Reactor, from: ListenerId, now: Now) {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(incoming) = reactor.accept(from) else { return };
             let Some(id) = self.shard.accept(incoming.peer(), now) else {
@@ -188,7 +212,10 @@ impl ShardLoop {
 
     /// Whether a turn has something to do right now: the last look before sleeping.
     pub fn has_work(&self) -> bool {
-        self.changes.has_more() || self.shard.has_ready() || self.link.ring.may_go_on()
+        self.changes.has_more()
+            || self.shard.has_ready()
+            || self.link.ring.may_go_on()
+            || self.door.is_fresh()
     }
 
     /// Before sleeping.

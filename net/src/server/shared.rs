@@ -1,9 +1,11 @@
-//! What the threads of one server share besides the rings: the word to stop, counters, the reason of an end.
+//! What the threads of one server share besides the rings: the word to stop, counters, the reason of an end, listeners that
+//! take the place of others.
 //!
 //! Invariant: nothing here is touched per read; shards copy their counters once a turn, and count connections and
 //! writes as they come and go.
 
 use super::journal::SyncStats;
+use crate::reactor::Listener;
 use crate::ring::Wake;
 use crate::words::mntr::ShardMetrics;
 use crate::words::server::Latency;
@@ -11,8 +13,11 @@ use crossbeam::utils::CachePadded;
 use dashmap::DashMap;
 use engine::limits::Limits;
 use engine::shard::{Admission, ShardStats};
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{
+    AtomicBool, AtomicIsize, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 /// One shard's counters, as it last stored them.
@@ -28,6 +33,31 @@ impl StatsCell {
     }
 }
 
+/// Listeners on their way to a shard.
+#[derive(Default)]
+pub struct Door {
+    fresh: CachePadded<AtomicBool>,
+    listeners: Mutex<Vec<Listener>>,
+}
+
+impl Door {
+    /// Whether there are new ones.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh.load(Acquire)
+    }
+    /// Takes them; those of before are to be closed.
+    pub fn take(&self) -> Vec<Listener> {
+        let mut listeners = self.listeners.lock().expect("no holder panics");
+        self.fresh.store(false, Relaxed);
+        std::mem::take(&mut listeners)
+    }
+    fn put(&self, new: Vec<Listener>) {
+        let mut listeners = self.listeners.lock().expect("no holder panics");
+        *listeners = new;
+        self.fresh.store(true, Release);
+    }
+}
+
 /// See the module.
 pub struct Shared {
     /// Set once: end in good order.
@@ -38,6 +68,9 @@ pub struct Shared {
     wakers: Mutex<Vec<Arc<dyn Wake>>>,
     ended: (Mutex<bool>, Condvar),
     cells: Vec<Arc<StatsCell>>,
+    doors: Vec<Arc<Door>>,
+    /// Where clients connect.
+    addrs: Mutex<Vec<SocketAddr>>,
     rejected: AtomicU64,
     /// `fsync.warningthresholdms`.
     fsync_warning_ms: u64,
@@ -45,7 +78,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(fsync_warning_ms: u64, shards: usize) -> Shared {
+    pub fn new(fsync_warning_ms: u64, shards: usize, addrs: Vec<SocketAddr>) -> Shared {
         Shared {
             stop: AtomicBool::new(false),
             kill: AtomicBool::new(false),
@@ -53,6 +86,8 @@ impl Shared {
             wakers: Mutex::new(Vec::new()),
             ended: (Mutex::new(false), Condvar::new()),
             cells: (0..shards).map(|_| Arc::default()).collect(),
+            doors: (0..shards).map(|_| Arc::default()).collect(),
+            addrs: Mutex::new(addrs),
             rejected: AtomicU64::new(0),
             fsync_warning_ms,
             fsync_slow: AtomicU64::new(0),
@@ -66,11 +101,30 @@ impl Shared {
     /// Asks every thread to end in good order.
     pub fn stop(&self) {
         self.stop.store(true, Relaxed);
+        self.wake_all();
+        *self.ended.0.lock().expect("no holder panics") = true;
+        self.ended.1.notify_all();
+    }
+    fn wake_all(&self) {
         for w in self.wakers.lock().expect("no holder panics").iter() {
             w.wake();
         }
-        *self.ended.0.lock().expect("no holder panics") = true;
-        self.ended.1.notify_all();
+    }
+    /// Hands new listeners to every shard, which closes those of before.
+    pub fn open_doors(&self, listeners: Vec<Vec<Listener>>, addrs: Vec<SocketAddr>) {
+        *self.addrs.lock().expect("no holder panics") = addrs;
+        for (door, new) in self.doors.iter().zip(listeners) {
+            door.put(new);
+        }
+        self.wake_all();
+    }
+    /// Where clients connect at present.
+    pub fn client_addrs(&self) -> Vec<SocketAddr> {
+        self.addrs.lock().expect("no holder panics").clone()
+    }
+    /// Where shard `number` gets its listeners.
+    pub fn door(&self, number: usize) -> Arc<Door> {
+        self.doors[number].clone()
     }
     /// Asks every thread to end at once, as if the process were killed.
     pub fn kill(&self) {

@@ -57,6 +57,7 @@ const SIGNAL: u64 = 2;
 const RECEIVE: u64 = 3;
 const SEND: u64 = 4;
 const WATCH: u64 = 5;
+const UNWATCH: u64 = 6;
 
 fn user(kind: u64, number: usize) -> u64 {
     kind << KIND_SHIFT | number as u64
@@ -185,8 +186,9 @@ impl UringReactor {
             }
             LISTENER => {
                 self.listeners[number].acceptable = true;
-                if !d.more() {
-                    self.poll_again(self.listeners[number].listener.as_raw_fd(), d.user);
+                let socket = self.listeners[number].socket().map(|l| l.as_raw_fd());
+                if let Some(fd) = socket.filter(|_| !d.more()) {
+                    self.poll_again(fd, d.user);
                 }
             }
             SIGNAL => {
@@ -200,7 +202,17 @@ impl UringReactor {
             }
             RECEIVE => self.received(number as u32, d),
             SEND => self.sent(number as u32, d),
+            // An event of the poll was on its way, and the poll goes on.
+            UNWATCH if d.result == -libc::EALREADY => self.unwatch(number),
+            UNWATCH => {}
             _ => self.watched(number as u32, d),
+        }
+    }
+
+    /// The poll of a listener that was closed keeps its socket, though not its port, until it is taken back.
+    fn unwatch(&mut self, number: usize) {
+        if let Err(e) = self.ring.unpoll(user(LISTENER, number), user(UNWATCH, number)) {
+            tracing::error!(error = %e, "io_uring takes no operations; the socket of a closed listener is kept");
         }
     }
 
@@ -419,11 +431,20 @@ impl UringReactor {
 
 impl Reactor for UringReactor {
     fn add_listener(&mut self, listener: Listener) -> io::Result<ListenerId> {
-        let l = Listening::new(listener);
+        let mut l = Listening::new(listener);
         let number = self.listeners.len();
-        self.ring.poll(l.listener.as_raw_fd(), libc::POLLIN, true, user(LISTENER, number))?;
+        if let Some(socket) = l.socket() {
+            self.ring.poll(socket.as_raw_fd(), libc::POLLIN, true, user(LISTENER, number))?;
+        }
         self.listeners.push(l);
         Ok(ListenerId(number as u32))
+    }
+
+    fn close_listener(&mut self, id: ListenerId) {
+        let number = id.0 as usize;
+        let Some(l) = self.listeners.get_mut(number) else { return };
+        l.close();
+        self.unwatch(number);
     }
 
     fn add_signal(&mut self, fd: BorrowedFd<'_>) -> io::Result<SignalId> {

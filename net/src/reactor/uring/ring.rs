@@ -82,6 +82,13 @@ impl Ring {
         unsafe { self.push(&entry.user_data(user)) }
     }
 
+    /// Takes a poll back.
+    pub(super) fn unpoll(&mut self, polled: u64, user: u64) -> io::Result<()> {
+        let entry = opcode::PollRemove::new(polled).build();
+        // SAFETY: it names no memory.
+        unsafe { self.push(&entry.user_data(user)) }
+    }
+
     /// Asks for bytes of `fd` in one of the registered buffers.
     pub(super) fn receive(&mut self, fd: RawFd, user: u64) -> io::Result<()> {
         let entry = opcode::Recv::new(types::Fd(fd), std::ptr::null_mut(), super::BUFFER_BYTES as u32)
