@@ -263,9 +263,11 @@ fn words_tell_of_the_ensemble() {
     assert_eq!(create_ephemeral(&mut c, "/owned"), Code::OK);
     sync(&mut c);
 
-    let figures = until("both follow", || {
+    // Its own log may be the last to have what it proposed.
+    let figures = until("both follow, and all is durable", || {
         let f = mntr(&cluster, leader);
-        (f["zk_synced_followers"] == "2").then_some(f)
+        let durable = f["zk_cnt_proposal_ack_creation_latency"] == f["zk_proposal_count"];
+        (f["zk_synced_followers"] == "2" && durable).then_some(f)
     });
     let wanted = [
         ("server_state", "leader"),
@@ -286,6 +288,14 @@ fn words_tell_of_the_ensemble() {
     assert!(number("looking_count") >= 1 && number("cnt_election_time") >= 1);
     assert!(number("cnt_unavailable_time") >= 1 && number("cnt_leader_unavailable_time") >= 1);
     assert!(number("diff_count") + number("snap_count") >= 2);
+    // All that it proposed is committed by now, and each was measured; a follower may acknowledge behind the commit.
+    assert_eq!(number("cnt_quorum_ack_latency"), number("proposal_count"));
+    assert!(number("p50_quorum_ack_latency") <= number("p999_quorum_ack_latency"));
+    assert!(number("p999_quorum_ack_latency") <= number("max_quorum_ack_latency"));
+    let acks = |i: usize| number(&format!("cnt_{}_ack_latency", i + 1));
+    assert!(acks(leader) + acks(follower) >= 1);
+    assert_eq!((number("cnt_proposal_latency"), number("cnt_commit_propagation_latency")), (0, 0));
+    assert!(number("connection_request_count") >= 1);
     let text = word(&cluster, leader, "srvr");
     let sizes = format!(
         "Proposal sizes last/min/max: {}/{}/{}\n",
@@ -295,10 +305,22 @@ fn words_tell_of_the_ensemble() {
     );
     assert!(text.contains("Mode: leader\n") && text.ends_with(&sizes), "{text}");
 
-    let figures = mntr(&cluster, follower);
+    let figures = until("all is durable there", || {
+        let f = mntr(&cluster, follower);
+        let received = &f["zk_learner_proposal_received_count"];
+        let names = ["zk_cnt_proposal_ack_creation_latency", "zk_learner_commit_received_count"];
+        names.iter().all(|n| f[*n] == *received).then_some(f)
+    });
     assert_eq!(figures["zk_peer_state"], "following - broadcast");
     assert!(!figures.contains_key("zk_learners") && !figures.contains_key("zk_max_proposal_size"));
     assert_eq!(figures["zk_cnt_follower_sync_time"], "1");
+    let number = |name: &str| figures[&format!("zk_{name}")].parse::<i64>().unwrap();
+    assert!(number("learner_commit_received_count") >= 1);
+    for name in ["proposal_latency", "proposal_ack_creation_latency", "commit_propagation_latency"] {
+        assert_eq!(number(&format!("cnt_{name}")), number("learner_commit_received_count"), "{name}");
+    }
+    assert!(number("cnt_propagation_latency") >= number("learner_commit_received_count"));
+    assert_eq!(number("cnt_quorum_ack_latency"), 0);
 
     let text = word(&cluster, follower, "dump");
     let line = format!("\n0x{:x}\t10000ms\n", session.session.0);

@@ -10,6 +10,7 @@
 //! - every accepted request leaves as exactly one step for its connection, unless the role in which it was accepted ends.
 
 mod forwarding;
+mod latency;
 mod learning;
 mod local;
 mod reaper;
@@ -17,6 +18,7 @@ mod reconfig;
 mod roles;
 mod telling;
 
+pub use latency::{Latencies, Spread};
 pub use roles::{Need, PeerInput};
 
 use crate::error::Code;
@@ -29,6 +31,7 @@ use crate::session::{Standing, Tracker, first_id, password};
 use crate::time::{MonoMs, Now};
 use crate::zab::members::Members;
 use crate::zab::{Epochs, Member, Persistence, Ports, Role, Settings, Tally, Window};
+use latency::Pace;
 use learning::Learning;
 use reaper::Reaper;
 use reconfig::Ensemble;
@@ -58,6 +61,11 @@ pub struct Gauges {
     pub proposal_sizes: ProposalSizes,
     /// Sessions known to this server only; they are not among `sessions`.
     pub local_sessions: usize,
+    /// Clients that asked for a session, and those of them that had one.
+    pub connects: u64,
+    pub reconnects: u64,
+    /// Sessions that learners asked this leader about.
+    pub claims: u64,
 }
 
 /// Bytes of a leader's proposals; `None`: none yet.
@@ -108,6 +116,7 @@ pub struct Server {
     /// Since when no role lets clients in.
     closed_since: Option<MonoMs>,
     gauges: Gauges,
+    pace: Pace,
     digests: VecDeque<(Zxid, u64)>,
 }
 
@@ -169,6 +178,7 @@ impl Server {
             grace_until: MonoMs(0),
             closed_since: None,
             gauges: Gauges::default(),
+            pace: Pace::default(),
             digests: VecDeque::new(),
         }
     }
@@ -293,6 +303,8 @@ impl Server {
     }
 
     fn connect(&mut self, c: Connect, now: Now, out: &mut dyn Ports) {
+        self.gauges.connects += 1;
+        self.gauges.reconnects += u64::from(c.session != SessionId::NONE);
         if !self.takes_clients() {
             // Not serving: the client tries another server.
             return self.control(Target::Conn(c.conn, Act::Close));
@@ -363,6 +375,7 @@ impl Server {
         self.gauges.proposal_sizes.record(p.bytes.len() as u64);
         self.queued_bytes += p.bytes.len();
         self.waiting.push_back((p.zxid, waits));
+        self.pace.proposed(p.zxid, now.mono);
         self.zab.submit(p.zxid, p.bytes, out);
     }
 
@@ -476,6 +489,10 @@ impl Server {
     /// The last zxid given out, or logged.
     pub fn last_proposed(&self) -> Zxid {
         self.zab.last_logged()
+    }
+    /// How long transactions take on their way.
+    pub fn latencies(&self) -> &Latencies {
+        &self.pace.figures
     }
     /// Counters.
     pub fn gauges(&self) -> Gauges {

@@ -150,6 +150,7 @@ impl Server {
 
     pub(super) fn events(&mut self, now: Now, out: &mut dyn Ports) {
         self.leave_read_only();
+        self.pace.look(&self.zab, (now.mono, now.wall));
         while let Some(e) = self.zab.take_event() {
             self.event(e, now, out);
         }
@@ -161,6 +162,7 @@ impl Server {
                 self.gauges.looking += 1;
                 self.closed_since.get_or_insert(now.mono);
                 self.needs.push_back(Need::Say(format!("looking for a leader: {why}")));
+                self.pace.begin(&self.zab);
                 self.close_service();
             }
             Event::Leading { epoch } => {
@@ -169,6 +171,7 @@ impl Server {
                     self.zab.last_logged()
                 )));
                 self.know_whole(self.zab.last_logged(), out);
+                self.pace.begin(&self.zab);
                 self.begin(self.zab.last_logged(), Some(epoch), now);
             }
             Event::Following { leader, observer, whole, .. } => {
@@ -176,6 +179,7 @@ impl Server {
                 self.needs
                     .push_back(Need::Say(format!("{verb} server {leader}, from {}", self.zab.committed())));
                 self.know_whole(whole, out);
+                self.pace.begin(&self.zab);
                 self.begin(self.zab.committed(), None, now);
             }
             Event::Request { link, session, cxid, op, body, ids } if self.zab.relayed().is_some() => {
@@ -515,6 +519,7 @@ impl Server {
         while !matches!(self.service, Service::Closed { .. } | Service::Opening { .. })
             && let Some((link, session, timeout_ms)) = self.claims.pop_front()
         {
+            self.gauges.claims += 1;
             self.tracker.set_timeout(session, timeout_ms);
             self.claim(link, session, now, out);
         }

@@ -161,6 +161,7 @@ impl Server {
 
     fn apply(&mut self, zxid: Zxid, bytes: &[u8], batch: &mut ChangeBatch, now: Now) {
         self.gauges.commits += 1;
+        self.pace.applied(bytes, now.wall);
         let own = self.waiting.pop_front_if(|(z, _)| *z == zxid);
         // In an ensemble the digest is computed and compared also for what this server proposed: roles change, and what a
         // prediction only claimed would be the base of the next leader's.

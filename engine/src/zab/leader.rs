@@ -183,6 +183,12 @@ impl Leader {
         }
         n
     }
+    /// The voters that follow, and the last zxid that each has acknowledged.
+    pub fn each_ack(&self, mut told: impl FnMut(ServerId, Zxid)) {
+        for p in self.peers.values().filter(|p| p.voter && !p.observer && p.step >= Step::Taken) {
+            told(p.id, p.acked);
+        }
+    }
     /// The links of all learners.
     pub fn links(&self) -> impl Iterator<Item = LinkId> + '_ {
         self.peers.keys().copied()

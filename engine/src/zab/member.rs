@@ -708,6 +708,17 @@ impl Member {
     pub fn last_logged(&self) -> Zxid {
         self.base.window.last()
     }
+    /// The last zxid up to which the log is durable here.
+    pub fn durable_zxid(&self) -> Zxid {
+        self.base.durable_zxid()
+    }
+    /// Leader: each voter that follows, and itself, with the last zxid that it has durably.
+    pub fn each_ack(&self, mut told: impl FnMut(ServerId, Zxid)) {
+        if let Phase::Leader(l) = &self.phase {
+            told(self.base.settings.me, self.base.durable_zxid());
+            l.each_ack(told);
+        }
+    }
     /// The newest history.
     pub fn window(&self) -> &Window {
         &self.base.window

@@ -224,6 +224,9 @@ impl Desk {
                 commits: g.commits,
                 proposal_size: sizes_of(&g.proposal_sizes),
                 local_sessions: g.local_sessions as u64,
+                connects: g.connects,
+                reconnects: g.reconnects,
+                claims: g.claims,
             },
             shards,
             disk: self.disk(journal.stats(), shared.slow_syncs()),
@@ -249,6 +252,7 @@ impl Desk {
             unavailable_time: core.gauges().unavailable_ms.into(),
             leader_unavailable_time: core.gauges().leader_unavailable_ms.into(),
             observers: zab.relayed().map_or(0, |r| r.observers) as u64,
+            latencies: core.latencies().clone(),
             leader: leads.then_some(LeaderMetrics { learners: counts.learners, uptime_ms }),
         }
     }

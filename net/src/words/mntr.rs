@@ -11,6 +11,7 @@ use super::java;
 use super::server::{Latency, Mode, ServerInfo, Sizes, or_minus_one};
 use super::summary::Summary;
 use engine::ids::Zxid;
+use engine::server::{Latencies, Spread};
 use engine::zab::Learners;
 use std::fmt::Write;
 
@@ -75,10 +76,14 @@ pub struct CoreMetrics {
     pub proposal_size: Sizes,
     /// Sessions that only this server knows; not among `sessions`.
     pub local_sessions: u64,
+    /// Clients that asked for a session, those of them that had one, and those that learners asked about.
+    pub connects: u64,
+    pub reconnects: u64,
+    pub claims: u64,
 }
 
 /// What a member of an ensemble knows of it. Times in ms.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct EnsembleMetrics {
     /// What it does and how far it has come, such as `following - broadcast`.
     pub peer_state: &'static str,
@@ -98,6 +103,8 @@ pub struct EnsembleMetrics {
     pub leader: Option<LeaderMetrics>,
     /// Observers that a follower serves.
     pub observers: u64,
+    /// Transactions on their way.
+    pub latencies: Latencies,
 }
 
 /// What a leader knows of its learners.
@@ -126,7 +133,7 @@ pub struct DiskMetrics {
 }
 
 /// Everything that `mntr` prints.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Metrics {
     pub mode: Mode,
     pub uptime_ms: u64,
@@ -163,6 +170,8 @@ enum Feed {
     Count(fn(&Metrics) -> u64),
     Double(fn(&Metrics) -> f64),
     Summary(fn(&Metrics) -> &Summary),
+    /// The same with percentiles.
+    Spread(fn(&Latencies) -> &Spread),
     /// On the leader of an ensemble.
     Leader(fn(&LeaderMetrics) -> usize),
     /// The same, of its proposals.
@@ -228,6 +237,11 @@ const ROWS: &[(&str, Feed)] = &[
     ("looking_count", Count(|m| member(m).looking)),
     ("diff_count", Count(|m| member(m).diffs)),
     ("snap_count", Count(|m| member(m).snaps)),
+    ("connection_request_count", Count(|m| m.core.connects)),
+    ("connection_revalidate_count", Count(|m| m.core.reconnects)),
+    ("revalidate_count", Count(|m| m.core.claims)),
+    ("learner_proposal_received_count", Count(|m| member(m).latencies.proposals_received)),
+    ("learner_commit_received_count", Count(|m| member(m).latencies.commits_received)),
     // Summaries.
     ("fsynctime", Feed::Summary(|m| &m.disk.sync_time)),
     ("snapshottime", Feed::Summary(|m| &m.disk.snapshot_time)),
@@ -241,6 +255,12 @@ const ROWS: &[(&str, Feed)] = &[
     ("observer_sync_time", Feed::Summary(|m| &member(m).observer_sync_time)),
     ("unavailable_time", Feed::Summary(|m| &member(m).unavailable_time)),
     ("leader_unavailable_time", Feed::Summary(|m| &member(m).leader_unavailable_time)),
+    // Summaries with percentiles.
+    ("quorum_ack_latency", Feed::Spread(|l| &l.quorum_ack)),
+    ("proposal_latency", Feed::Spread(|l| &l.proposal)),
+    ("proposal_ack_creation_latency", Feed::Spread(|l| &l.ack_creation)),
+    ("commit_propagation_latency", Feed::Spread(|l| &l.commit_propagation)),
+    ("propagation_latency", Feed::Spread(|l| &l.propagation)),
 ];
 
 /// A lone server's figures as a member: nothing yet, and never.
@@ -259,6 +279,7 @@ fn member(m: &Metrics) -> &EnsembleMetrics {
         leader_unavailable_time: NOTHING,
         leader: None,
         observers: 0,
+        latencies: Latencies::new(),
     };
     m.ensemble.as_ref().unwrap_or(&ALONE)
 }
@@ -275,6 +296,9 @@ pub fn mntr(m: &Metrics) -> String {
     for (name, feed) in ROWS {
         row(&mut out, name, feed, m);
     }
+    for (id, acks) in &member(m).latencies.acks {
+        spread(&mut out, &format!("{id}_ack_latency"), acks);
+    }
     out
 }
 
@@ -284,6 +308,7 @@ fn row(out: &mut String, name: &str, feed: &Feed, m: &Metrics) {
         Feed::Double(f) => java::double(f(m)),
         Always(text) | NotMeasured(text) => (*text).to_owned(),
         Feed::Summary(f) => return summary(out, name, f(m)),
+        Feed::Spread(f) => return spread(out, name, f(&member(m).latencies)),
         Leader(f) => match member(m).leader {
             Some(l) => f(&l).to_string(),
             None => return,
@@ -306,9 +331,17 @@ fn summary(out: &mut String, name: &str, s: &Summary) {
     );
 }
 
+fn spread(out: &mut String, name: &str, s: &Spread) {
+    summary(out, name, &s.tally.into());
+    for (key, of_thousand) in [("p50", 500), ("p95", 950), ("p99", 990), ("p999", 999)] {
+        let _ = writeln!(out, "zk_{key}_{name}\t{}", s.permille(of_thousand));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use engine::ids::ServerId;
     use std::collections::BTreeMap;
 
     const ALWAYS: &str = "avg_latency max_latency min_latency packets_received packets_sent num_alive_connections \
@@ -396,6 +429,9 @@ mod tests {
             commits: 1,
             proposal_size: Sizes { last: Some(5), min: Some(4), max: Some(6) },
             local_sessions: 1,
+            connects: 1,
+            reconnects: 1,
+            claims: 1,
         };
         let x = Summary { count: 1, sum: 5, min: 5, max: 5 };
         let disk = DiskMetrics {
@@ -409,6 +445,18 @@ mod tests {
             txns_loaded: x,
         };
         let learners = Learners { all: 5, followers: 3, without_vote: 1, observers: 2, pending_syncs: 4 };
+        let mut s = Spread::new();
+        s.record(7);
+        let latencies = Latencies {
+            quorum_ack: s.clone(),
+            acks: [(ServerId(2), s.clone())].into(),
+            ack_creation: s.clone(),
+            proposal: s.clone(),
+            commit_propagation: s.clone(),
+            propagation: s,
+            proposals_received: 1,
+            commits_received: 1,
+        };
         let ensemble = EnsembleMetrics {
             peer_state: "leading - broadcast",
             quorum_size: 3,
@@ -422,6 +470,7 @@ mod tests {
             leader_unavailable_time: x,
             observers: 0,
             leader: Some(LeaderMetrics { learners, uptime_ms: 9 }),
+            latencies,
         };
         let (mode, ensemble) = (Mode::Standalone, Some(ensemble));
         let m = Metrics { uptime_ms: 1, open_files: 1, max_files: 1, shards, core, disk, mode, ensemble };
@@ -438,6 +487,15 @@ mod tests {
             ("last_proposal_size", "5"),
             ("max_proposal_size", "6"),
             ("min_proposal_size", "4"),
+            ("avg_2_ack_latency", "7.0"),
+            ("min_2_ack_latency", "7"),
+            ("max_2_ack_latency", "7"),
+            ("cnt_2_ack_latency", "1"),
+            ("sum_2_ack_latency", "7"),
+            ("p50_2_ack_latency", "7"),
+            ("p95_2_ack_latency", "7"),
+            ("p99_2_ack_latency", "7"),
+            ("p999_2_ack_latency", "7"),
         ];
         for (name, value) in only_members {
             assert_eq!(full.remove(&format!("zk_{name}")).as_deref(), Some(value), "{name}");
