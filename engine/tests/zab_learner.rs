@@ -93,6 +93,7 @@ impl One {
             knobs: Knobs::default(),
             packet_max: 1 << 20,
             empty,
+            begins: true,
         };
         let window = Window::new(Zxid::ZERO, Reach { entries: 1000, bytes: 1 << 20 });
         let members = Arc::new(Members::parse(&text(&[1, 2, 3], Zxid::ZERO)).unwrap());

@@ -100,6 +100,9 @@ struct Net {
     /// Both ends of each link.
     ends: BTreeMap<(i64, LinkId), (i64, LinkId)>,
     elections: u64,
+    /// Nobody has a history, and whether they may begin one by themselves.
+    empty: bool,
+    begins: bool,
 }
 
 impl Net {
@@ -142,7 +145,8 @@ impl Net {
             epoch_wait_ms: None,
             knobs: Knobs::default(),
             packet_max: 1 << 20,
-            empty: false,
+            empty: self.empty && node.ports.log.is_empty(),
+            begins: self.begins,
         };
         let mut window = Window::new(Zxid::ZERO, REACH);
         let mut seen = None;
@@ -365,6 +369,18 @@ impl Net {
 
 fn three() -> Net {
     Net::of(&[1, 2, 3])
+}
+
+#[test]
+fn voters_without_a_history_begin_one_unless_they_must_not() {
+    for begins in [true, false] {
+        let mut net = Net { now: 1, empty: true, begins, ..Net::default() };
+        for id in 1..=3 {
+            net.add(id, text(&[1, 2, 3], &[]));
+        }
+        net.run(5_000);
+        assert_eq!(net.leader().is_some(), begins, "{:?}", net.roles());
+    }
 }
 
 #[test]

@@ -58,6 +58,7 @@ impl Leader {
             knobs: Knobs::default(),
             packet_max: 1 << 20,
             empty: false,
+            begins: true,
         };
         let window = Window::new(Zxid::ZERO, Reach { entries: usize::MAX, bytes: usize::MAX });
         let members = Arc::new(Members::parse(text).unwrap());

@@ -158,3 +158,37 @@ fn a_directory_that_is_ended_or_killed_is_taken_up_again() {
     let server = Running::start(dir.path(), &args);
     assert!(server.word("srvr").contains("\nNode count: 5\n"));
 }
+
+/// As in ZooKeeper: a database that was lost must not look like a new one.
+#[test]
+fn without_autocreate_an_empty_directory_is_begun_only_when_a_file_allows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let cfg = dir.path().join("zoo.cfg");
+    let data = dir.path().join("data");
+    let text = format!("dataDir={}\nclientPort=2181\nclientPortAddress=127.0.0.1\n", data.display());
+    std::fs::write(&cfg, text + "db.autocreate=false\n").unwrap();
+    let args = ["--config", cfg.to_str().unwrap(), "--client-port", "0"];
+    let o = serval(&[&["serve"], &args[..]].concat());
+    assert_eq!(o.status.code(), Some(4), "{}", err(&o));
+    let allowed = data.join("initialize");
+    assert!(
+        err(&o).contains("db.autocreate=false") && err(&o).contains(allowed.to_str().unwrap()),
+        "{}",
+        err(&o)
+    );
+    std::fs::write(&allowed, b"").unwrap();
+    let server = Running::start(dir.path(), &args);
+    assert!(!allowed.exists(), "it is used up");
+    // A client leaves something behind; from then on it is no empty directory.
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    let mut connect = vec![0, 0, 0, 44];
+    connect.extend([0; 12]);
+    connect.extend(10_000i32.to_be_bytes());
+    connect.extend([0; 8]);
+    connect.extend([0, 0, 0, 16]);
+    connect.extend([0; 16]);
+    stream.write_all(&connect).unwrap();
+    stream.read_exact(&mut [0; 8]).unwrap();
+    assert_eq!(server.end(rustix::process::Signal::TERM), Some(0));
+    Running::start(dir.path(), &args);
+}

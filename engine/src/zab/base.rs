@@ -38,6 +38,8 @@ pub struct Settings {
     /// This server has no history of its own, and nobody said that it may begin one: it votes when it was synchronised,
     /// or when no voter has one.
     pub empty: bool,
+    /// `db.autocreate`: when no voter has a history, all of them begin one. Otherwise only those do that were told so.
+    pub begins: bool,
 }
 
 impl Settings {
@@ -53,6 +55,7 @@ impl Settings {
             knobs: Knobs::default(),
             packet_max: 0,
             empty: false,
+            begins: true,
         }
     }
 

@@ -177,11 +177,12 @@ impl Member {
         }
     }
 
-    /// A server without a history votes once no voter has one: the ensemble is being created.
+    /// A server without a history votes once no voter has one: the ensemble is being created, if it may be.
     fn forget_emptiness(&mut self) {
         let base = &mut self.base;
         let me = base.settings.me;
         if base.settings.empty
+            && base.settings.begins
             && !base.dirty
             && base.members.voters().iter().all(|id| *id == me || self.blank.contains(id))
         {

@@ -204,12 +204,7 @@ pub const KEYS: &[Key] = &[
         "there is no audit log yet, and an audit that is asked for must not be missing silently",
     ),
     // Storage.
-    refused(
-        "db.autocreate",
-        Form::Bool,
-        &["true"],
-        "Serval cannot tell a lost database from a new one yet, so it cannot promise not to start empty",
-    ),
+    honoured("db.autocreate", |d, e| flag(e).map(|b| d.create_db = b)),
     warned("snapshot.compression.method", Form::OneOf(&["", "gz", "snappy"]), &[""], OWN_FORMAT),
     warned("snapshot.trust.empty", Form::Bool, FALSE, OWN_FORMAT),
     warned("serializeLastProcessedZxid.enabled", Form::Bool, &["true"], OWN_FORMAT),

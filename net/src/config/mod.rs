@@ -63,6 +63,8 @@ pub struct Config {
     pub data_log_dir: PathBuf,
     /// `datadir.autocreate`: missing data directories are made.
     pub create_dirs: bool,
+    /// `db.autocreate`: who has no data may begin a history without being told so by a file `initialize`.
+    pub create_db: bool,
     /// The number in `data_dir/myid`, if there is one. A standalone server does not use it.
     pub my_id: Option<u64>,
     /// Limits and switches for core and shards. `shard_out_limit_bytes` is the profile's total over all shards: who
@@ -98,6 +100,7 @@ impl Config {
             data_log_dir: data_dir.clone(),
             data_dir,
             create_dirs: true,
+            create_db: true,
             my_id: None,
             limits,
             purge: None,

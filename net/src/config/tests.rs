@@ -82,7 +82,7 @@ fn sample(name: &str) -> &'static str {
         "maxClientCnxns" => "61",
         "maxCnxns" => "9",
         "nio.sessionlessCnxnTimeout" | "sessionlessCnxnTimeout" => "5000",
-        "datadir.autocreate" | "digest.enabled" => "false",
+        "datadir.autocreate" | "db.autocreate" | "digest.enabled" => "false",
         "globalOutstandingLimit" => "5000",
         "jute.maxbuffer" => "0x200000",
         "4lw.commands.whitelist" => "ruok, mntr",

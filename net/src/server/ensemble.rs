@@ -5,7 +5,7 @@
 use crate::config::{Config, EnsembleConfig};
 use crate::peers::{PeerLine, PeerOptions, Peers};
 use crate::ring::Wake;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use engine::ids::Zxid;
 use engine::limits::Limits;
 use engine::zab::members::{Member, Members};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 const PACKET_BYTES_MIN: usize = 256 << 20;
 
 /// What the engine is told.
-pub fn settings(e: &EnsembleConfig, limits: &Limits, empty: bool) -> Settings {
+pub fn settings(e: &EnsembleConfig, limits: &Limits, (empty, begins): (bool, bool)) -> Settings {
     Settings {
         me: e.me,
         observer: !e.members.is_voter(e.me),
@@ -32,6 +32,7 @@ pub fn settings(e: &EnsembleConfig, limits: &Limits, empty: bool) -> Settings {
         },
         packet_max: packet_max(limits),
         empty,
+        begins,
     }
 }
 
@@ -68,12 +69,37 @@ pub fn is_empty(config: &Config, last: Zxid, epochs: Epochs, logged: bool) -> bo
         tracing::info!("{} allows this server to begin with nothing", allowed.display());
         return false;
     }
+    true
+}
+
+/// What a member that has nothing tells its operator.
+pub fn say_empty(config: &Config) {
+    let allowed = config.data_dir.join("initialize");
+    let (or, to) = match config.create_db {
+        true => (", or when all voters are there and none has data", " with fewer"),
+        false => ("; it begins nothing by itself, as db.autocreate=false asks", ""),
+    };
     tracing::info!(
-        "this server has no data: it gets a vote when it is synchronised, or when all voters are there and none has data; \
-         to let it begin a new ensemble with fewer, stop it and create {}",
+        "this server has no data: it gets a vote when it is synchronised{or}; to let it begin a new ensemble{to}, stop it and \
+         create {}",
         allowed.display()
     );
-    true
+}
+
+/// With `db.autocreate=false` a lone server starts with its data or not at all.
+///
+/// # Errors
+/// It has none, and nobody said that this is right.
+pub fn must_not_begin(config: &Config, empty: bool) -> Result<()> {
+    if config.create_db || !empty {
+        return Ok(());
+    }
+    bail!(
+        "the data directory {} holds no data, and db.autocreate=false; restore it, or create {} to let this server begin with \
+         nothing",
+        config.data_dir.display(),
+        config.data_dir.join("initialize").display()
+    )
 }
 
 /// The members as their sockets need them; of those of a reconfiguration under way only who is new.

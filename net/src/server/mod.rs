@@ -259,17 +259,25 @@ impl Parts<'_> {
             None => None,
         };
         let mut ports = Ports::new(journal, members);
+        let logged = ports.journal.reader().durable() > Position(0);
+        let is_empty = || ensemble::is_empty(&self.config, recovered.db.last(), recovered.epochs, logged);
         let engine = match &self.config.ensemble {
             Some(e) => {
-                let logged = ports.journal.reader().durable() > Position(0);
-                let empty = ensemble::is_empty(&self.config, recovered.db.last(), recovered.epochs, logged);
-                let settings = ensemble::settings(e, &limits, empty);
+                let empty = is_empty();
+                if empty {
+                    ensemble::say_empty(&self.config);
+                }
+                let settings = ensemble::settings(e, &limits, (empty, self.config.create_db));
                 let reached = (settings, e.members.clone(), recovered.epochs, recovered.window);
                 let mut engine = Engine::member(limits, recovered.db, reached, shards, now);
                 engine.start(now, &mut ports);
                 engine
             }
-            None => Engine::new(limits, recovered.db, LONE_SERVER_ID, shards, now),
+            None => {
+                // Who may begin anyway is not asked: the file `initialize` is for those who may not.
+                ensemble::must_not_begin(&self.config, !self.config.create_db && is_empty())?;
+                Engine::new(limits, recovered.db, LONE_SERVER_ID, shards, now)
+            }
         };
         let entrance = Entrance::new(&self.config, self.profile, shards, self.shared.clone(), wake.clone());
         let membership = Membership::new(&self.config, entrance, wake.clone());

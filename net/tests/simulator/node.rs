@@ -178,6 +178,7 @@ impl Running {
             epoch_wait_ms: None,
             knobs: Knobs { finalize_wait_ms: 20, notification_min_ms: 20, notification_max_ms: 60_000 },
             packet_max: PACKET_MAX,
+            begins: true,
             empty: r.db.last() == Zxid::ZERO && (r.epochs.current == 0 || logged),
         };
         let membership = Membership::new(&r.data, members.version, dice.fork(), plan.sync_us);
