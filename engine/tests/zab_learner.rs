@@ -83,11 +83,15 @@ struct One {
 impl One {
     /// It looks for a leader. `empty`: it has no history.
     fn looking(empty: bool) -> One {
+        One::patient(empty, INIT_MS / TICK_MS)
+    }
+
+    fn patient(empty: bool, init_limit: u64) -> One {
         let settings = Settings {
             me: ServerId(1),
             observer: false,
             tick_ms: TICK_MS,
-            init_limit: INIT_MS / TICK_MS,
+            init_limit,
             sync_limit: 5,
             epoch_wait_ms: None,
             knobs: Knobs::default(),
@@ -182,6 +186,33 @@ impl One {
         }
         why.expect("it looks for a leader")
     }
+}
+
+#[test]
+fn a_leader_that_cannot_be_reached_is_given_up_when_a_candidate_would_give_up() {
+    let dialling = |init_limit| {
+        let mut one = One::patient(false, init_limit);
+        one.told(3, PeerState::Following, 2, Zxid::new(2, 9), 2);
+        one.told(2, PeerState::Leading, 2, Zxid::new(2, 9), 2);
+        one.link = one.ports.dialled.expect("a leader was chosen");
+        one
+    };
+    for (init_limit, limit) in [(200, 4_000), (7, 700)] {
+        let mut one = dialling(init_limit);
+        assert_eq!(one.member.next_deadline(), Some(one.now.plus(limit)));
+        one.pass(limit - 1);
+        assert_eq!(one.member.role(), Role::Joining);
+        one.pass(1);
+        assert_eq!(one.member.role(), Role::Looking);
+        let why = one.why_it_looks();
+        assert!(why.contains("leader 2 does not answer on its quorum port"), "{why}");
+    }
+    // One that answered in time has the whole of initLimit to go on.
+    let mut one = dialling(200);
+    one.pass(3_999);
+    one.member.link_up(one.link, one.now, &mut one.ports);
+    one.pass(10_000);
+    assert_eq!(one.member.role(), Role::Joining);
 }
 
 #[test]

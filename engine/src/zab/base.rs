@@ -18,6 +18,10 @@ use std::sync::Arc;
 /// No ensemble has had so many leaders; the next epoch must still be a positive number on the wire.
 pub(super) const EPOCH_MAX: u32 = i32::MAX as u32 - 1;
 
+/// How long a candidate and its voters look for each other before there is a new vote, ms; or two ticks, if that is
+/// longer.
+const DISCOVERY_MS: u64 = 4_000;
+
 /// What a member is told once.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -61,6 +65,9 @@ impl Settings {
 
     pub(super) fn init_ms(&self) -> u64 {
         self.tick_ms * self.init_limit
+    }
+    pub(super) fn discovery_ms(&self) -> u64 {
+        self.init_ms().min(DISCOVERY_MS.max(2 * self.tick_ms))
     }
     pub(super) fn sync_ms(&self) -> u64 {
         self.tick_ms * self.sync_limit

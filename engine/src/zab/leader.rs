@@ -28,8 +28,6 @@ use crate::proto::{Decoder, Encode};
 use crate::time::MonoMs;
 use std::collections::{BTreeMap, VecDeque};
 
-/// How long a candidate waits for its voters before it asks for a new vote, ms; or two ticks, if that is longer.
-const DISCOVERY_MS: u64 = 4_000;
 /// The longest packet before a learner has promised, bytes: FOLLOWERINFO and ACKEPOCH need 40.
 const HELLO_BYTES_MAX: usize = 64 << 10;
 
@@ -513,9 +511,7 @@ impl Leader {
         let waited = now.since(self.since);
         let limit = match self.stage {
             Stage::Broadcast | Stage::Relay { .. } => return Ok(()),
-            Stage::Epoch | Stage::AckEpoch { .. } => {
-                base.settings.init_ms().min(DISCOVERY_MS.max(2 * base.settings.tick_ms))
-            }
+            Stage::Epoch | Stage::AckEpoch { .. } => base.settings.discovery_ms(),
             Stage::Sync { .. } => base.settings.init_ms(),
         };
         if waited > limit {

@@ -143,6 +143,9 @@ impl Learner {
                 base.settings.init_ms()
             )));
         }
+        if self.stage == Stage::Dialling {
+            return Err(Why::new(format!("leader {} does not answer on its quorum port", self.leader)));
+        }
         Err(Why::new(format!("leader {} was silent for too long", self.leader)))
     }
 
@@ -159,6 +162,9 @@ impl Learner {
     pub fn next_deadline(&self, base: &Base) -> MonoMs {
         match self.stage {
             Stage::Away { again_at } => again_at,
+            // A candidate that voters cannot reach gives up then; one that hears nothing (half a cut) is voted for again
+            // and again, and each time costs this.
+            Stage::Dialling => self.since.plus(base.settings.discovery_ms()),
             Stage::Live | Stage::Taken => self.heard_at.plus(base.settings.sync_ms()),
             // What is read, written or loaded here takes as long as it takes; a leader that says nothing does not.
             Stage::Loading { waits: false, .. } => MonoMs(u64::MAX),
