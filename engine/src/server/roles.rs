@@ -212,6 +212,12 @@ impl Server {
                 self.forwarded.forget(link);
                 self.claims.retain(|(l, ..)| *l != link);
             }
+            Event::Synchronises { to, last, keeps } => {
+                // What a server claims to have is told: one that lacks it later has lost it itself.
+                let cut =
+                    if keeps < last { format!(", which is cut back to {keeps}") } else { String::new() };
+                self.needs.push_back(Need::Say(format!("server {to} has the history up to {last}{cut}")));
+            }
             Event::Stream { link, to, last, voter, goes_on } => {
                 self.needs.push_back(Need::Stream { link, to, last, voter, goes_on });
             }

@@ -37,6 +37,9 @@ pub enum Event {
     Heard { link: LinkId, sessions: Vec<(SessionId, i32)> },
     /// Leader: the learner is gone; sessions that it holds are on their own.
     LearnerGone(LinkId),
+    /// Leader: the history of that learner ends at `last`, by its own word, of which it keeps what goes up to `keeps`. The
+    /// window holds the rest.
+    Synchronises { to: ServerId, last: Zxid, keeps: Zxid },
     /// Leader: the history of that learner ends at `last`, before the window. The driver sends what it lacks, voters first,
     /// as DIFF with the log or as SNAP, or, if it `goes_on`, as the log alone: between [`Member::stream_begins`] and
     /// [`Member::stream_ended`].

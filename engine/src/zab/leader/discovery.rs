@@ -240,6 +240,8 @@ impl Leader {
             return;
         };
         base.counts.diffs += u64::from(is_prefix);
+        let keeps = if is_prefix { last } else { before };
+        let told = Event::Synchronises { to: peer.id, last, keeps };
         let out = ports.out(link);
         if is_prefix {
             put_packet(out, Kind::Diff, committed, None);
@@ -251,5 +253,6 @@ impl Leader {
         peer.sync_end = if peer.observer { w.after(committed).unwrap_or(place) } else { w.end() };
         peer.step = Step::Syncing;
         peer.note_place(base);
+        base.tell(told);
     }
 }
