@@ -84,6 +84,7 @@ class Ground:
         lost = sum(c.expired for c in self.work.clients if not isinstance(c, workload.Ephemerals))
         if lost:
             self.breaches.append(f"{lost} sessions expired though a server could always be had in time")
+        self.breaches = self.ensemble.unless_void(self.breaches)
         for line in self.breaches:
             print(f"    {line}")
         if self.breaches:
@@ -404,7 +405,7 @@ def main():
 def run(scenario, name, args):
     """(acknowledged, breaches). A scenario that does not come to its end is a breach."""
     try:
-        return scenario(args)
+        return ensemble.not_void(f"{name} ({args.kinds})", lambda: scenario(args))
     except servers.Missing:
         raise
     except Exception as e:

@@ -340,6 +340,20 @@ def digests(lists, fuzzy_from):
     return lines, excused
 
 
+# ---- logs -------------------------------------------------------------------------------------------------------------
+
+def unheld(zxids, claims, excused):
+    """(claim, before, after) where a log of these zxids goes on behind `before` with `after`, though its server had claimed
+    to have its history up to a zxid between. A snapshot or a cut at a zxid of `excused` explains such a place."""
+    found = []
+    known = sorted(set(zxids))
+    for before, after in itertools.pairwise(known):
+        between = [c for c in claims if before < c < after and c & 0xFFFFFFFF]
+        if between and not any(before <= e < after for e in excused):
+            found.append((max(between), before, after))
+    return found
+
+
 def spread(times):
     """(median, worst) of a list of seconds."""
     if not times:

@@ -36,7 +36,7 @@ def run(parser, args, names, row, kinds="AS"):
     for name in names:
         started = time.monotonic()
         try:
-            found = row(name)
+            found = ensemble.not_void(name, lambda: row(name))
             outcome = f"ok     {name}{': ' + found if found else ''}"
         except servers.Missing as e:
             sys.exit(f"cannot run: {e}")

@@ -10,7 +10,7 @@ import random
 import sys
 
 from checker import (Call, Ephemeral, History, Sighting, Watch, agreement, digests, ephemerals, missing, register, sessions,
-                     watches)
+                     unheld, watches)
 
 
 def write(start, end, value, version, expected=-1, session="s"):
@@ -208,6 +208,15 @@ def test_digests(check):
     check("Serval differs from all", judged({s: off, a: same, b: same}, {s: [], a: [], b: [200]}) == (1, 1))
 
 
+def test_logs(check):
+    check("a hole that was claimed", unheld([1, 2, 7, 8], {6, 8}, set()) == [(6, 2, 7)])
+    check("a hole that nobody claimed is another's fault", unheld([1, 2, 7, 8], {2, 8}, set()) == [])
+    check("what came as a snapshot is in no log", unheld([1, 2, 7, 8], {6}, {6}) == [])
+    check("what was cut off is in no log", unheld([1, 2, 1 << 32 | 1], {3}, {2}) == [])
+    check("the end of an epoch that was claimed", unheld([1, 2, 1 << 32 | 1], {3}, set()) == [(3, 2, 1 << 32 | 1)])
+    check("the beginning of an epoch is no transaction", unheld([1, 2, 1 << 32 | 1], {1 << 32}, set()) == [])
+
+
 def test_rest(check):
     check("all there", missing(["a", "b"], {"a", "b", "c"}) == [])
     check("one missing", missing(["a", "b"], {"a"}) != [])
@@ -225,7 +234,7 @@ def main():
         counts[bool(good)] += 1
         if not good:
             print(f"FAILED {name}")
-    for test in (test_registers, test_random, test_sessions, test_ephemerals, test_watches, test_digests, test_rest):
+    for test in (test_registers, test_random, test_sessions, test_ephemerals, test_watches, test_digests, test_logs, test_rest):
         test(check)
     print(f"{counts[True]} passed, {counts[False]} failed")
     sys.exit(1 if counts[False] else 0)
