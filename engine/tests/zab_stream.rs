@@ -162,6 +162,7 @@ impl Leader {
             knobs: Knobs::default(),
             packet_max: PACKET_MAX,
             empty: false,
+            begins: true,
         };
         let members = Arc::new(Members::parse(MEMBERS).unwrap());
         let window = Window::new(Zxid::ZERO, reach);
