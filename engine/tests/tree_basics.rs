@@ -367,3 +367,31 @@ fn figures_are_those_of_a_real_zookeeper() {
     w.create(z(6), "/zookeeper/x", Some(b"q"), &open(), 0, 6000, None).unwrap();
     check(&w, 0x1_df07_adc1, 8, 69);
 }
+
+#[test]
+fn a_slice_ends_where_it_is_told_to_and_the_next_goes_on_there() {
+    let (mut w, h) = tree::new(1, 2);
+    for n in 0..20 {
+        make(&mut w, 1 + n, &format!("/n{n}"));
+    }
+    w.publish(z(20));
+    let paths = |most: usize| {
+        let (mut walker, mut all, mut slices) = (h.walker(z(20)).unwrap(), Vec::new(), 0);
+        loop {
+            let mut held = 0;
+            let more = walker.slice_while(10, |path, _| {
+                all.push(path.to_owned());
+                held += 1;
+                held < most
+            });
+            assert!(held <= most);
+            slices += 1;
+            if !more {
+                return (all, slices);
+            }
+        }
+    };
+    let ((each, slices), (whole, few)) = (paths(1), paths(100));
+    assert_eq!(each, whole);
+    assert_eq!((each.len(), slices, few), (24, 25, 3));
+}

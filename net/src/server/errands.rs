@@ -238,16 +238,9 @@ impl Errands {
 
     // ----- leader
 
-    /// Whose turn it is: voters first, and of those and of the others who is in the middle; then who came first.
-    fn next_waiting(&mut self) -> Option<Waiting> {
-        let rank = |(at, w): (usize, &Waiting)| (!w.voter, !w.goes_on, at);
-        let (.., at) = self.queue.iter().enumerate().map(rank).min()?;
-        self.queue.remove(at)
-    }
-
     fn begin_streams(&mut self, server: &mut Server, ports: &mut Ports, now: Now) {
         while self.streams.len() < STREAMS_MAX
-            && let Some(Waiting { link, to, last, .. }) = self.next_waiting()
+            && let Some(Waiting { link, to, last, .. }) = next_of(&mut self.queue)
         {
             let Some(stream) = server.stream_begins(link, now) else { continue };
             let begun = self.what(&stream, server, ports).and_then(|what| {
@@ -569,6 +562,13 @@ impl Errands {
     }
 }
 
+/// Whose turn it is: voters first, and of those and of the others who is in the middle; then who came first.
+fn next_of(queue: &mut VecDeque<Waiting>) -> Option<Waiting> {
+    let rank = |(at, w): (usize, &Waiting)| (!w.voter, !w.goes_on, at);
+    let (.., at) = queue.iter().enumerate().map(rank).min()?;
+    queue.remove(at)
+}
+
 /// Closes a learner's link from this side, which the sockets tell nobody of.
 fn give_up_learner(link: LinkId, server: &mut Server, ports: &mut Ports, now: Now) {
     ports.close(link);
@@ -638,4 +638,31 @@ fn store(
     let sessions = db.sessions().iter().map(|(s, t)| (*s, *t)).collect();
     let written = snapshots::write_payload(data, position, (db.last(), None, sessions), walker, give_up)?;
     written.map(|(file, ..)| file).context("its role has ended")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn voters_have_their_turn_first_and_who_is_in_the_middle_before_who_begins() {
+        let waiting = |(n, voter, goes_on): (u64, bool, bool)| Waiting {
+            link: LinkId(n),
+            to: ServerId(n as i64),
+            last: Zxid::ZERO,
+            voter,
+            goes_on,
+        };
+        let all = [
+            (1, false, false),
+            (2, false, true),
+            (3, true, false),
+            (4, true, false),
+            (5, true, true),
+            (6, false, true),
+        ];
+        let mut queue: VecDeque<Waiting> = all.into_iter().map(waiting).collect();
+        let turns: Vec<u64> = std::iter::from_fn(|| next_of(&mut queue)).map(|w| w.link.0).collect();
+        assert_eq!(turns, [5, 3, 4, 2, 6, 1]);
+    }
 }

@@ -34,8 +34,9 @@ const NODES_PER_SLICE: usize = 2048;
 const DURABLE_POLL: Duration = Duration::from_millis(5);
 /// A log up to this length is always preferred to a snapshot, bytes.
 const DIFF_BYTES_MIN: u64 = 4 << 20;
-/// A log longer than this is never preferred to a snapshot, bytes: a learner holds it in memory until it serves.
-const DIFF_BYTES_MAX: u64 = 256 << 20;
+/// A log longer than this is never preferred to a snapshot, bytes: a learner holds it in memory until it serves, where a
+/// snapshot takes a second tree.
+const DIFF_BYTES_MAX: u64 = 1 << 30;
 
 /// How far the learner is.
 pub enum What {
@@ -81,10 +82,9 @@ impl Sending {
     pub fn run(self) {
         let found = self.find();
         match (&self.what, found) {
+            (_, Err(_)) if self.is_unwanted() => {}
             (What::All { .. }, Err(why)) => {
-                if !self.is_unwanted() {
-                    tracing::info!("synchronising by a snapshot: {why:#}");
-                }
+                tracing::info!("synchronising by a snapshot: {why:#}");
                 let _unwanted = self.snap();
             }
             (What::Rest { .. }, Err(why)) => {

@@ -32,6 +32,9 @@ fn installs(w: &World) -> u64 {
     w.stats.installs
         + w.nodes.iter().filter_map(|n| n.running.as_ref()).map(|r| r.errands.installs).sum::<u64>()
 }
+fn goes_on(w: &World) -> u64 {
+    w.nodes.iter().filter_map(|n| n.running.as_ref()).map(|r| r.errands.goes_on).sum()
+}
 fn rebuilds(w: &World) -> u64 {
     w.stats.rebuilds
         + w.nodes.iter().filter_map(|n| n.running.as_ref()).map(|r| r.errands.rebuilds).sum::<u64>()
@@ -473,6 +476,25 @@ pub fn joining_under_load(w: &mut World) {
         }
         w.writes(60);
     }
+}
+
+/// One snapshot is enough, however much is written while it is sent: it is gone on with from the log.
+#[test]
+fn z2846_a_snapshot_under_steady_writes_is_sent_once() {
+    let steady = |p| Plan { sync_us: 100, wire_us: 50, ..busy(by_snapshot(p)) };
+    scene("z2846_b", steady, |w| {
+        w.all_up();
+        w.writes(200);
+        let late = w.a_follower();
+        w.down(late, Death::PowerCut);
+        w.writes(30);
+        let (before, went_on) = (installs(w), goes_on(w));
+        w.up(late);
+        w.until("it to serve", |w| w.serves(late));
+        assert_eq!(installs(w), before + 1, "one snapshot");
+        assert!(goes_on(w) > went_on, "the window did not hold what was written meanwhile");
+        w.writes(30);
+    });
 }
 
 #[test]
