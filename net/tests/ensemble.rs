@@ -9,6 +9,7 @@ use engine::proto::{Encode, Op};
 use engine::zab::members::Members;
 use net::config::EnsembleConfig;
 use net::embed::{Cluster, Options, Server};
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -65,18 +66,45 @@ fn writes_through_every_server_survive_the_leader() {
     cluster.stop().unwrap();
 }
 
-#[test]
-fn a_member_whose_log_is_lost_does_not_vote_with_an_empty_one() {
-    let tmp = tempfile::tempdir().unwrap();
-    let taken: Vec<_> = (0..2).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let ports: Vec<u16> = taken.iter().map(|l| l.local_addr().unwrap().port()).collect();
-    drop(taken);
-    let members = Members::parse(&format!("server.1=127.0.0.1:{}:{}", ports[0], ports[1])).unwrap();
+/// The only voter of its ensemble, and its election port.
+fn alone(data_dir: &std::path::Path) -> (Options, u16) {
+    let taken = [0, 1].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let [quorum, election] = taken.map(|l| l.local_addr().unwrap().port());
+    let members = Members::parse(&format!("server.1=127.0.0.1:{quorum}:{election}")).unwrap();
     let options = Options {
-        data_dir: Some(tmp.path().to_owned()),
+        data_dir: Some(data_dir.to_owned()),
         ensemble: Some(EnsembleConfig::local(ServerId(1), Arc::new(members))),
         ..Options::default()
     };
+    (options, election)
+}
+
+#[test]
+fn an_election_message_that_makes_no_sense_costs_its_connection() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (options, election) = alone(tmp.path());
+    let server = Server::start(options).unwrap();
+    let mut s = std::net::TcpStream::connect(("127.0.0.1", election)).unwrap();
+    s.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut said = Vec::from((-65_536i64).to_be_bytes());
+    said.extend(5i64.to_be_bytes());
+    said.extend(11i32.to_be_bytes());
+    said.extend(b"127.0.0.1:5");
+    // A length that is allowed, and three bytes that are no notification.
+    said.extend([0, 0, 0, 3, 1, 2, 3]);
+    s.write_all(&said).unwrap();
+    // What it says itself comes first; then the end, in one way or the other.
+    match s.read_to_end(&mut Vec::new()) {
+        Ok(_) => {}
+        Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+    server.stop().unwrap();
+}
+
+#[test]
+fn a_member_whose_log_is_lost_does_not_vote_with_an_empty_one() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (options, _) = alone(tmp.path());
     let server = Server::start(options.clone()).unwrap();
     let began = Instant::now();
     let mut c = loop {
