@@ -58,6 +58,9 @@ pub struct Limits {
     pub local_sessions: bool,
     /// `localSessionsUpgradingEnabled`: a local session that creates an ephemeral node becomes one that all know.
     pub local_session_upgrades: bool,
+    /// Zxids of one epoch at most: a leader that has given out so many lets another epoch begin, in order. The default is
+    /// what the counter holds, less some for what is under way by then; fewer are for tests.
+    pub zxids_per_epoch: u32,
     /// First four-letter words that may run; `None` = all (`4lw.commands.whitelist=*`).
     pub words: Option<Vec<Box<str>>>,
 }
@@ -90,6 +93,7 @@ impl Default for Limits {
             leader_serves: true,
             local_sessions: false,
             local_session_upgrades: false,
+            zxids_per_epoch: u32::MAX - 16,
             words: Some(vec!["srvr".into()]),
         }
     }

@@ -23,8 +23,6 @@ use std::sync::Arc;
 
 /// A lone server keeps nothing behind what is applied.
 pub(super) const REACH_ALONE: Reach = Reach { entries: 0, bytes: 0 };
-/// A counter this close to its end is spent: the leader lets another epoch begin, in order.
-const COUNTER_SPENT: u32 = u32::MAX - 16;
 
 /// What this server does for its clients.
 pub(super) enum Service {
@@ -270,7 +268,7 @@ impl Server {
         let last = self.zab.last_logged();
         self.zab.role() == Role::Leading
             && last.epoch() == self.zab.epochs().current
-            && last.counter() >= COUNTER_SPENT
+            && last.counter() >= self.limits.zxids_per_epoch
     }
 
     pub(super) fn close_service(&mut self) {

@@ -70,6 +70,8 @@ enum Loading {
 
 /// What reads a stream.
 struct Reading {
+    /// It reads them.
+    acls: bool,
     db: Database,
     sessions: HashMap<SessionId, i32>,
     parser: Parser,
@@ -155,6 +157,7 @@ impl Errands {
                     let position = ports.journal.position_behind(server.zab().last_ticket());
                     let (db, _) = storage::empty(self.shards);
                     let reading = Reading {
+                        acls: self.breach != Breach::SnapWithoutAcls,
                         db,
                         sessions: HashMap::new(),
                         parser: Parser::new(Bounds::default()),
@@ -232,7 +235,9 @@ impl Errands {
                 if self.breach == Breach::SnapWithoutSessions {
                     sessions.clear();
                 }
-                if self.dice.permille(self.snap_permille) {
+                if self.breach == Breach::EmptyDiff {
+                    last = zxid;
+                } else if self.dice.permille(self.snap_permille) {
                     // No log leads from there: a snapshot it is.
                     last = Zxid(u64::MAX >> 1);
                 }
@@ -454,14 +459,14 @@ impl Reading {
     fn feed(&mut self, bytes: &[u8]) -> Result<bool> {
         self.held.extend_from_slice(bytes);
         if !self.parser.is_done() {
-            let (db, sessions) = (&mut self.db, &mut self.sessions);
+            let (db, sessions, acls) = (&mut self.db, &mut self.sessions, self.acls);
             let used = self.parser.feed(&self.held, |record| -> Result<()> {
                 match record {
                     Record::Session { id, timeout_ms } => {
                         sessions.insert(id, timeout_ms);
                     }
                     Record::Node { path, data, acl, stat } => {
-                        let acl = acl.unwrap_or_default();
+                        let acl = acl.filter(|_| acls).unwrap_or_default();
                         db.load_node(path, data, acl, &stat).map_err(|e| anyhow!("node {path}: {e:?}"))?;
                     }
                     Record::End { .. } => {}

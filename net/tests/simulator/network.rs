@@ -5,6 +5,7 @@
 //! bytes of a link arrive in order, and end at any byte; a link is told down once, behind what arrived.
 
 use crate::node::PeerIn;
+use crate::plan::Breach;
 use crate::ports::{Ask, Ports};
 use crate::say;
 use crate::world::{Ev, World};
@@ -364,6 +365,9 @@ impl World {
     // ----- election
 
     fn send_election(&mut self, from: usize, to: usize, message: Vec<u8>) {
+        if self.plan.breach == Breach::BlockingDial && self.net.cut_between(from, to) {
+            self.nodes[from].paused_until_us = self.at_us + UNANSWERED_US;
+        }
         let (a, b) = (from.min(to), from.max(to));
         let side = usize::from(from == b);
         self.net.pairs[a][b].waiting[side] = Some(message);

@@ -102,8 +102,10 @@ pub struct Running {
     pub wires: Wires,
     pub inbox: VecDeque<PeerIn>,
     was_open: bool,
-    /// [`Breach::RelaySkipsPending`]: what was pending when it began to serve observers lies between these.
+    /// What was pending when it began to serve observers lies between these.
     pending: Option<(Zxid, Zxid)>,
+    /// Messages that the core has taken from its shards.
+    forwarded: u64,
     breach: Breach,
     /// The next turn of the core.
     pub core_at_us: Option<u64>,
@@ -204,6 +206,7 @@ impl Running {
             inbox: VecDeque::new(),
             was_open: false,
             pending: None,
+            forwarded: 0,
             breach: plan.breach,
             core_at_us: None,
         })
@@ -263,21 +266,36 @@ impl Running {
     }
 
     fn pump(&mut self, now: Now) {
-        let (zab, skips) = (self.server.zab(), self.breach == Breach::RelaySkipsPending);
+        let zab = self.server.zab();
         self.pending = match self.pending {
-            _ if !skips || !self.ports.relaying => None,
+            _ if !self.ports.relaying => None,
             None => Some((zab.committed(), zab.last_logged())),
             known => known,
         };
-        let leader = zab.leader_link();
         let before: Vec<(LinkId, usize)> = self.ports.outs.iter().map(|(l, o)| (*l, o.bytes.len())).collect();
         self.server.pump(now, &mut self.ports);
-        let Some((above, upto)) = self.pending else { return };
-        for (link, from) in before.into_iter().filter(|(l, _)| Some(*l) != leader) {
-            if let Some(out) = self.ports.outs.get_mut(&link) {
-                let fresh = out.bytes.split_off(from);
-                out.bytes.extend(without_informs(&fresh, above, upto));
+        let lost: Box<dyn Fn(Kind, Zxid) -> bool> = match (self.breach, self.pending) {
+            (Breach::RelaySkipsPending, Some((above, upto))) => {
+                Box::new(move |kind, at| kind == Kind::Inform && at > above && at <= upto)
             }
+            (Breach::SkipsCommit, _) => Box::new(|kind, at| kind == Kind::Commit && at.counter() % 30 == 29),
+            _ => return,
+        };
+        for (link, from) in before {
+            self.lose(link, from, &*lost);
+        }
+    }
+
+    /// Of what was added to a link behind so many bytes, some packets never leave.
+    fn lose(&mut self, link: LinkId, from: usize, lost: &dyn Fn(Kind, Zxid) -> bool) {
+        let Some(out) = self.ports.outs.get_mut(&link) else { return };
+        let fresh = out.bytes.split_off(from.min(out.bytes.len()));
+        let mut at = 0;
+        while let Ok(Some((p, n))) = wire::parse(&fresh[at..], usize::MAX >> 1) {
+            if !lost(p.kind, p.zxid) {
+                out.bytes.extend_from_slice(&fresh[at..at + n]);
+            }
+            at += n;
         }
     }
 
@@ -320,7 +338,15 @@ impl Running {
             for _ in 0..TAKE_PER_STEP {
                 let free = self.server.has_room() && self.ports.journal.has_room() && !self.rings_full();
                 let Some(m) = self.seats[n].to_core.pop(free) else { break };
+                let link = self.server.zab().leader_link();
+                let before = link.and_then(|l| self.ports.outs.get(&l)).map_or(0, |o| o.bytes.len());
                 let rest = self.server.handle(m, now, &mut self.ports);
+                self.forwarded += 1;
+                if let Some(link) =
+                    link.filter(|_| self.breach == Breach::LosesForwarded && self.forwarded % 40 == 0)
+                {
+                    self.lose(link, before, &|kind, _| kind == Kind::Request);
+                }
                 assert!(rest.is_none(), "no client asks for words: {rest:?}");
             }
         }
@@ -369,16 +395,4 @@ impl Running {
         let asked = self.seats.iter().any(|s| s.to_core.has_some(free)).then_some(at_us + 20);
         [timer, disk, file, busy, more, asked].into_iter().flatten().min().map(|t| t.max(at_us + stall))
     }
-}
-
-/// Packets without the INFORMs of a range.
-fn without_informs(bytes: &[u8], above: Zxid, upto: Zxid) -> Vec<u8> {
-    let (mut out, mut at) = (Vec::new(), 0);
-    while let Ok(Some((p, n))) = wire::parse(&bytes[at..], usize::MAX >> 1) {
-        if p.kind != Kind::Inform || p.zxid <= above || p.zxid > upto {
-            out.extend_from_slice(&bytes[at..at + n]);
-        }
-        at += n;
-    }
-    out
 }

@@ -30,6 +30,16 @@ pub enum Breach {
     OldMembers,
     /// A follower's observers are not told what was pending when it began to serve them.
     RelaySkipsPending,
+    /// A member that has something to say to one that is cut off waits for it.
+    BlockingDial,
+    /// A snapshot is read without the ACLs of its nodes.
+    SnapWithoutAcls,
+    /// One of many forwarded requests is lost on the way to the leader.
+    LosesForwarded,
+    /// One of many COMMITs is lost on the way to a learner.
+    SkipsCommit,
+    /// A learner whose history the window does not reach gets a DIFF with nothing in it.
+    EmptyDiff,
 }
 
 /// How often what goes wrong, in events per minute of virtual time.
@@ -60,6 +70,8 @@ pub struct Plan {
     pub lone_voter: bool,
     /// Followers serve observers.
     pub relays: bool,
+    /// What a leader gives out before another epoch begins.
+    pub zxids_per_epoch: u32,
     pub shards: usize,
     pub clients: usize,
     /// How long faults go on, virtual ms.
@@ -121,6 +133,7 @@ impl Plan {
             operate_ms: if changing { late.between(200, 3_000) } else { 0 },
             lone_voter: late.permille(500),
             relays: late.permille(500),
+            zxids_per_epoch: if late.permille(150) { late.between(100, 3_000) as u32 } else { u32::MAX - 16 },
             shards: d.between(1, 2) as usize,
             clients: d.between(2, 5) as usize,
             chaos_ms: d.between(5_000, 40_000),
@@ -166,6 +179,7 @@ impl Plan {
             operate_ms: 0,
             lone_voter: false,
             relays: false,
+            zxids_per_epoch: u32::MAX - 16,
             rates: none,
             drift_ppm: 0,
             tick_ms: 200,

@@ -88,9 +88,11 @@ fn outcome(world: &mut World) -> Outcome {
 /// Behind the faults: everybody serves, every client gets on, and then all of it is looked at.
 pub fn recover(world: &mut World) {
     world.heal_all();
-    // What was asked for before may still be done.
-    world.run_for(world.plan.tick_ms * 20);
-    world.set_up_members();
+    if world.plan.operate_ms > 0 {
+        // What was asked for before may still be done.
+        world.run_for(world.plan.tick_ms * 20);
+        world.set_up_members();
+    }
     let limit = world.at_us + world.plan.recover_ms * 1000;
     let serves = world.run_until(limit, World::all_serve);
     assert!(serves, "liveness: not everybody serves: {}", who_serves(world));

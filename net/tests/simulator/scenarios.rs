@@ -86,6 +86,23 @@ fn z1549_z2832_no_snapshot_holds_what_is_not_committed() {
     scene("z1549", |p| Plan { snapshot_every: 1, ..p }, snapshots_of_a_tail);
 }
 
+/// A leader that has given out all zxids of its epoch lets another one begin, as often as it comes to that.
+pub fn many_short_epochs(w: &mut World) {
+    w.all_up();
+    w.writes(600);
+    assert!(w.oracle.primaries.count() >= 5, "the counter goes on behind its end");
+    w.serving(3);
+}
+
+pub fn short_epochs(plan: Plan) -> Plan {
+    Plan { zxids_per_epoch: 120, ..busy(plan) }
+}
+
+#[test]
+fn z1277_z2789_a_spent_counter_begins_another_epoch_in_order() {
+    scene("z1277", short_epochs, many_short_epochs);
+}
+
 /// A snapshot of a leader that was never established, with a tail that nobody committed, is taken back again.
 #[test]
 fn z1549_a_snapshot_with_a_tail_is_taken_back() {
@@ -361,24 +378,26 @@ fn z3127_z3144_snapshots_hold_whole_transactions_and_their_sessions() {
 }
 
 /// ACLs of every kind of snapshot: from disk, and streamed while they change.
+pub fn snapshots_again_and_again(w: &mut World) {
+    w.all_up();
+    w.writes(100);
+    let late = w.a_follower();
+    for _ in 0..3 {
+        w.down(late, Death::PowerCut);
+        w.writes(50);
+        w.up(late);
+        w.until("it to serve", |w| w.serves(late));
+    }
+    assert!(installs(w) >= 3);
+}
+
+pub fn many_acls(plan: Plan) -> Plan {
+    Plan { snapshot_every: 10, paths: 40, ..busy(by_snapshot(plan)) }
+}
+
 #[test]
 fn z3306_z4689_z4846_every_node_of_a_snapshot_has_its_acl() {
-    scene(
-        "z3306",
-        |p| Plan { snapshot_every: 10, paths: 40, ..busy(by_snapshot(p)) },
-        |w| {
-            w.all_up();
-            w.writes(100);
-            let late = w.a_follower();
-            for _ in 0..3 {
-                w.down(late, Death::PowerCut);
-                w.writes(50);
-                w.up(late);
-                w.until("it to serve", |w| w.serves(late));
-            }
-            assert!(installs(w) >= 3);
-        },
-    );
+    scene("z3306", many_acls, snapshots_again_and_again);
 }
 
 /// A learner has a snapshot, its leader ends before NEWLEADER; a power cut follows.
@@ -414,49 +433,53 @@ fn z3642_a_snapshot_that_was_taken_over_is_on_disk() {
 }
 
 /// A member that answers nothing delays nobody's election.
+pub fn election_beside_a_dead_peer(w: &mut World) {
+    w.all_up();
+    w.writes(5);
+    let leader = w.the_leader();
+    let dead = (0..5).find(|n| *n != leader).expect("another");
+    w.isolate(dead, true);
+    w.run_for(3_000);
+    let leader = w.the_leader();
+    w.down(leader, Death::Kill);
+    let began = w.at_us;
+    w.until("another leader", |w| w.leader().is_some_and(|l| l != leader && w.serves(l)));
+    let took_ms = (w.at_us - began) / 1000;
+    assert!(took_ms < 1_500, "the election took {took_ms} ms");
+    w.isolate(dead, false);
+}
+
+pub fn of_five(plan: Plan) -> Plan {
+    Plan { voters: 5, think_us: 20_000, ..plan }
+}
+
 #[test]
 fn z3756_z2930_a_dead_peer_does_not_delay_an_election() {
-    scene(
-        "z3756",
-        |p| Plan { voters: 5, ..p },
-        |w| {
-            w.all_up();
-            w.writes(5);
-            let leader = w.the_leader();
-            let dead = (0..5).find(|n| *n != leader).expect("another");
-            w.isolate(dead, true);
-            w.run_for(3_000);
-            let leader = w.the_leader();
-            w.down(leader, Death::Kill);
-            let began = w.at_us;
-            w.until("another leader", |w| w.leader().is_some_and(|l| l != leader && w.serves(l)));
-            let took_ms = (w.at_us - began) / 1000;
-            assert!(took_ms < 1_500, "the election took {took_ms} ms");
-            w.isolate(dead, false);
-        },
-    );
+    scene("z3756", of_five, election_beside_a_dead_peer);
 }
 
 /// A server without anything joins when no log reaches back to the beginning.
+pub fn newcomer(w: &mut World) {
+    w.all_up();
+    w.writes(300);
+    let late = w.a_follower();
+    w.down(late, Death::Kill);
+    // The others commit without it: what it was needed for is on their disks by then.
+    w.writes(50);
+    w.nodes[late].disk = FaultyDisk::new(w.dice.next());
+    w.nodes[late].stable = Truth::default();
+    w.writes(250);
+    w.up(late);
+    w.until("it to serve", |w| w.serves(late));
+}
+
+pub fn short_logs(plan: Plan) -> Plan {
+    Plan { snapshot_every: 20, reach: NO_WINDOW, snap_permille: 0, recover_ms: 10_000, ..busy(plan) }
+}
+
 #[test]
 fn z4352_a_newcomer_gets_all_of_the_history() {
-    scene(
-        "z4352",
-        |p| Plan { snapshot_every: 20, reach: NO_WINDOW, snap_permille: 0, ..busy(p) },
-        |w| {
-            w.all_up();
-            w.writes(300);
-            let late = w.a_follower();
-            w.down(late, Death::Kill);
-            // The others commit without it: what it was needed for is on their disks by then.
-            w.writes(50);
-            w.nodes[late].disk = FaultyDisk::new(w.dice.next());
-            w.nodes[late].stable = Truth::default();
-            w.writes(250);
-            w.up(late);
-            w.until("it to serve", |w| w.serves(late));
-        },
-    );
+    scene("z4352", short_logs, newcomer);
 }
 
 /// Learners join and leave while everybody writes as fast as they can.
@@ -545,21 +568,22 @@ fn z4925_what_a_synchronisation_committed_is_handed_on() {
 }
 
 /// Requests of every kind in flight, on every server: all are answered. The seed is one that hung.
+pub fn answers_for_everybody(w: &mut World) {
+    w.all_up();
+    let before: Vec<u64> = w.clients.iter().map(|c| c.answered).collect();
+    w.until("answers for everybody", |w| {
+        w.clients.iter().zip(&before).all(|(c, b)| c.is_operator || c.answered > b + 200)
+    });
+}
+
+pub fn far_clients(plan: Plan) -> Plan {
+    Plan { wire_us: 5_000, pipeline: 16, clients: 5, recover_ms: 20_000, ..plan }
+}
+
 #[test]
 fn z4537_no_session_stalls() {
     for seed in [0x251, 1, 2] {
-        let played = scene_once(
-            seed,
-            |p| Plan { wire_us: 5_000, pipeline: 16, clients: 5, ..p },
-            |w| {
-                w.all_up();
-                let before: Vec<u64> = w.clients.iter().map(|c| c.answered).collect();
-                w.until("answers for everybody", |w| {
-                    w.clients.iter().zip(&before).all(|(c, b)| c.answered > b + 200)
-                });
-            },
-        );
-        if let Err(text) = played {
+        if let Err(text) = scene_once(seed, far_clients, answers_for_everybody) {
             panic!("\n{text}\n");
         }
     }

@@ -4,6 +4,7 @@
 use crate::operator::line;
 use crate::oracle::replies::What;
 use crate::plan::Plan;
+use crate::scenarios::{by_log, by_snapshot};
 use crate::script::{scene, scene_once};
 use crate::world::{Death, World, line_of};
 use engine::error::Code;
@@ -179,6 +180,35 @@ fn members_a_proposal_that_nobody_holds_is_undone() {
             w.change(leave(old));
         },
     );
+}
+
+/// A leader that is cut off proposes a reconfiguration that nobody hears of. What it is sent when it is back, as a
+/// snapshot, ends far behind that zxid and holds nothing of it. (Seed 0xf42b2 of the runs; it was activated.)
+fn proposal_that_is_replaced(w: &mut World) {
+    w.all_up();
+    w.writes(20);
+    let old = w.the_leader();
+    w.bind_operator(old);
+    w.isolate(old, true);
+    w.ask(leave((0..3).find(|n| *n != old).expect("another")));
+    w.until("the proposal", |w| under_way(w, old));
+    w.free_operator();
+    w.until("the others to elect", |w| w.leader().is_some_and(|l| l != old && w.serves(l)));
+    w.writes(100);
+    w.isolate(old, false);
+    w.until("the former leader to follow", |w| w.serves(old));
+    assert!(!under_way(w, old) && w.oracle.history.reconfigs() == 0);
+    w.writes(10);
+    w.change(leave(old));
+}
+
+#[test]
+fn members_a_proposal_that_a_snapshot_replaces_is_forgotten() {
+    scene("forgotten", by_snapshot, proposal_that_is_replaced);
+}
+#[test]
+fn members_a_proposal_that_the_log_replaces_is_forgotten() {
+    scene("cut_off", by_log, proposal_that_is_replaced);
 }
 
 #[test]

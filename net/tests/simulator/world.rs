@@ -123,6 +123,7 @@ fn common(plan: &Plan) -> Common {
         max_client_connections: 0,
         reconfig_enabled: true,
         lone_voter: plan.lone_voter,
+        zxids_per_epoch: plan.zxids_per_epoch,
         super_digest: Some(OPERATOR_DIGEST.into()),
         ..Limits::default()
     };

@@ -37,7 +37,7 @@ impl Promises {
 
     /// What a member tells its operator.
     pub fn said(&self, node: usize, text: &str) {
-        let hole = ["something between is missing", "where None is next", "which was not proposed here"];
+        let hole = ["something between is missing", " is next", "which was not proposed here"];
         assert!(
             !hole.iter().any(|h| text.contains(h)),
             "{} was sent a history with a hole: {text}",
