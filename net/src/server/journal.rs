@@ -176,6 +176,10 @@ impl Journal {
     pub fn position_behind(&self, ticket: Ticket) -> Position {
         Position(self.start.0 + ticket.0 - self.epoch_tickets.upto(ticket))
     }
+    /// The same for a ticket that may lie before what is applied, if that is still known.
+    pub fn position_if_known(&self, ticket: Ticket) -> Option<Position> {
+        self.epoch_tickets.knows(ticket).then(|| self.position_behind(ticket))
+    }
     /// No position before this ticket's is asked for any more.
     pub fn forget_before(&mut self, ticket: Ticket) {
         self.epoch_tickets.forget_before(ticket);

@@ -41,7 +41,12 @@ impl EpochTickets {
         run.map_or(0, |run| run.before + run.count.min(ticket.0 - run.first + 1))
     }
 
-    /// Nobody asks about an earlier ticket any more.
+    /// Whether [`EpochTickets::upto`] still knows about this ticket.
+    pub fn knows(&self, ticket: Ticket) -> bool {
+        self.0.front().is_none_or(|run| run.before == 0 || run.first <= ticket.0)
+    }
+
+    /// Nobody asks about an earlier ticket any more without [`EpochTickets::knows`].
     pub fn forget_before(&mut self, ticket: Ticket) {
         while self.0.get(1).is_some_and(|run| run.first <= ticket.0) {
             self.0.pop_front();
@@ -71,6 +76,15 @@ mod tests {
             for asked in applied..=t {
                 assert_eq!(all.upto(Ticket(asked)), exact[asked as usize], "{asked} at {t}");
             }
+            // A learner may be far behind that: it is not told a wrong place.
+            for asked in (1..=applied).filter(|asked| all.knows(Ticket(*asked))) {
+                assert_eq!(
+                    all.upto(Ticket(asked)),
+                    exact[asked as usize],
+                    "{asked} at {t}, {applied} applied"
+                );
+            }
+            assert!(all.knows(Ticket(applied)));
         }
     }
 
