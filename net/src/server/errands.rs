@@ -279,7 +279,7 @@ impl Errands {
 
     fn what(&self, stream: &Stream, server: &Server, ports: &Ports) -> Result<What> {
         if let Some(behind) = stream.behind {
-            let from = behind.ticket.and_then(|t| ports.journal.position_if_known(t));
+            let from = behind.ticket.and_then(|t| ports.journal.known_position_behind(t));
             return Ok(What::Rest { behind, from });
         }
         let db = server.db();

@@ -172,17 +172,17 @@ impl Journal {
         }
     }
 
-    /// The position of the record behind the one with this ticket.
+    /// The position of the record behind the one with this ticket, which is the one that was applied last or a later one.
     pub fn position_behind(&self, ticket: Ticket) -> Position {
-        Position(self.start.0 + ticket.0 - self.epoch_tickets.upto(ticket))
+        self.known_position_behind(ticket).expect("nothing of what is not applied yet is forgotten")
     }
-    /// The same for a ticket that may lie before what is applied, if that is still known.
-    pub fn position_if_known(&self, ticket: Ticket) -> Option<Position> {
-        self.epoch_tickets.knows(ticket).then(|| self.position_behind(ticket))
+    /// The same for any ticket; `None`: too many elections ago.
+    pub fn known_position_behind(&self, ticket: Ticket) -> Option<Position> {
+        Some(Position(self.start.0 + ticket.0 - self.epoch_tickets.upto(ticket)?))
     }
-    /// No position before this ticket's is asked for any more.
-    pub fn forget_before(&mut self, ticket: Ticket) {
-        self.epoch_tickets.forget_before(ticket);
+    /// What was applied last: only positions behind it are needed for certain.
+    pub fn forget_before(&mut self, applied: Ticket) {
+        self.epoch_tickets.forget_before(applied);
     }
 
     /// How long the open group still waits for more before it is written.
