@@ -342,8 +342,8 @@ impl Running {
                 let before = link.and_then(|l| self.ports.outs.get(&l)).map_or(0, |o| o.bytes.len());
                 let rest = self.server.handle(m, now, &mut self.ports);
                 self.forwarded += 1;
-                if let Some(link) =
-                    link.filter(|_| self.breach == Breach::LosesForwarded && self.forwarded % 40 == 0)
+                if let Some(link) = link
+                    .filter(|_| self.breach == Breach::LosesForwarded && self.forwarded.is_multiple_of(40))
                 {
                     self.lose(link, before, &|kind, _| kind == Kind::Request);
                 }
