@@ -278,21 +278,26 @@ class Ensemble:
     def unless_void(self, breaches):
         """`breaches`, unless an Apache server has lost what it had. What Serval servers lack among themselves counts all the
         same, as long as none such can have led them."""
-        lost = self.lost_by_apache() if breaches else []
-        if not lost:
+        holes = self.holes() if breaches else []
+        if not holes:
             return breaches
-        led = any("LEADING - LEADER ELECTION TOOK" in m.log() for m in self.members.values())
+        # What followed the hole was its first packet from the leader to whom it made the claim.
+        since = [m.log().partition(f"Got zxid 0x{after:x} expected") for m, _, _, after in holes]
+        led = any(not found or "LEADING - LEADER ELECTION TOOK" in later for _, found, later in since)
         own = [line for line in breaches if re.match(r"S\d+( and S\d+)?: ", line)]
         if own and not led:
             return own
-        raise Void("; ".join(lost))
+        raise Void("; ".join(self.lost_by_apache()))
 
     def lost_by_apache(self):
-        """What Apache servers have lost by themselves, as lines: a server told its new leader how far its history goes, and
-        its own log does not hold that. (3.8.0 keeps its tree in memory from one leader to the next, and drops what waits
-        for the disk: ZOOKEEPER-2845, 4712 and others. It lacks it when it starts again.) A leader that skipped something is
-        not excused by this: its follower would not have claimed it."""
-        lines = []
+        return [f"{m} claimed {claim:x}, its log goes from {before:x} to {after:x}" for m, claim, before, after in self.holes()]
+
+    def holes(self):
+        """What Apache servers have lost by themselves, as (member, claim, before, after): a server told its new leader how far
+        its history goes, and its own log does not hold that. (3.8.0 keeps its tree in memory from one leader to the next, and
+        drops what waits for the disk: ZOOKEEPER-2845, 4712 and others. It lacks it when it starts again.) A leader that
+        skipped something is not excused by this: its follower would not have claimed it."""
+        found = []
         for m in self.members.values():
             if "A" not in m.kinds:
                 continue
@@ -306,9 +311,8 @@ class Ensemble:
             filled = {int(z, 16) for z in re.findall(r"Getting a snapshot from leader 0x([0-9a-f]+)", log)}
             cut = {int(z, 16) for z in re.findall(r"Truncating log to get in sync with the leader 0x([0-9a-f]+)", log)}
             zxids = apachelog.zxids(os.path.join(m.data, "version-2"))
-            lines += [f"{m} claimed {claim:x}, its log goes from {before:x} to {after:x}"
-                      for claim, before, after in checker.unheld(zxids, claims, filled | cut)]
-        return lines
+            found += [(m, *hole) for hole in checker.unheld(zxids, claims, filled | cut)]
+        return found
 
     # ---- who does what ------------------------------------------------------------------------------------------
 
