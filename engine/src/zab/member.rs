@@ -201,8 +201,11 @@ impl Member {
         {
             return;
         }
-        let nothing = n.state == PeerState::Looking
-            && (n.zxid == Zxid::MAX || (n.zxid == Zxid::ZERO && n.peer_epoch <= 0));
+        // An epoch without a transaction is no history either: the creation was cut short. Only of its own vote, which
+        // nothing but its history decides; one for somebody with a later epoch hides what it has.
+        let of_itself = n.peer_epoch <= 0 || n.leader == from;
+        let nothing =
+            n.state == PeerState::Looking && (n.zxid == Zxid::MAX || (n.zxid == Zxid::ZERO && of_itself));
         if !nothing {
             self.blank.remove(&from);
         } else if self.blank.insert(from) {

@@ -7,7 +7,7 @@
 //! - `world`, `node`, `seat`, `network`, `client`: what there is; `chaos`: what goes wrong; `oracle`: what must hold;
 //! - `scenarios`: the known bugs of other implementations, one by one; `mutations`: that the checks see broken rules.
 //!
-//! `SIM_SEED=0x..` replays one seed, `SIM_SEEDS=N` runs many (from `SIM_FROM` on), `SIM_LIVE=1` prints the trace as it
+//! `SIM_SEED=0x..` replays one seed, `SIM_SEEDS=N` runs many (from `SIM_FROM` on, for `SIM_SECS`), `SIM_LIVE=1` prints the trace as it
 //! grows.
 
 mod chaos;
@@ -53,7 +53,7 @@ use sum::Sum;
 const FIXED: u64 = 12;
 /// Seeds that nobody has seen before.
 const FRESH: u64 = 4;
-/// No new seed is begun after this.
+/// No new seed is begun after this, or after `SIM_SECS`.
 const BUDGET_SECS: u64 = 30;
 
 fn number(name: &str) -> Option<u64> {
@@ -88,6 +88,7 @@ fn seeds() {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
     let fresh = number("SIM_FROM").unwrap_or(fresh & 0xffff_ffff_0000);
     let many = number("SIM_SEEDS");
+    let budget = number("SIM_SECS").unwrap_or(if many.is_some() { u64::MAX } else { BUDGET_SECS });
     let seeds: Vec<u64> = match many {
         Some(n) => (0..n).map(|i| fresh + i).collect(),
         None => (0..FRESH).map(|i| fresh + i).chain(0..FIXED).collect(),
@@ -95,7 +96,7 @@ fn seeds() {
     let (mut ran, mut failed) = (0u64, Vec::new());
     let mut sum = Sum::default();
     for seed in seeds {
-        if many.is_none() && began.elapsed().as_secs() > BUDGET_SECS {
+        if began.elapsed().as_secs() > budget {
             break;
         }
         let played = play(plan_of(seed));
