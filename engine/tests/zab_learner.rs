@@ -87,6 +87,11 @@ impl One {
     }
 
     fn patient(empty: bool, init_limit: u64) -> One {
+        let epochs = if empty { Epochs::default() } else { Epochs { accepted: 1, current: 1 } };
+        One::of(&[1, 2, 3], epochs, empty, init_limit)
+    }
+
+    fn of(voters: &[i64], epochs: Epochs, empty: bool, init_limit: u64) -> One {
         let settings = Settings {
             me: ServerId(1),
             observer: false,
@@ -100,8 +105,7 @@ impl One {
             begins: true,
         };
         let window = Window::new(Zxid::ZERO, Reach { entries: 1000, bytes: 1 << 20 });
-        let members = Arc::new(Members::parse(&text(&[1, 2, 3], Zxid::ZERO)).unwrap());
-        let epochs = if empty { Epochs::default() } else { Epochs { accepted: 1, current: 1 } };
+        let members = Arc::new(Members::parse(&text(voters, Zxid::ZERO)).unwrap());
         let mut member = Member::new(settings, members, epochs, window, zxid_of);
         member.allow_reconfig(None);
         let mut one = One { member, ports: Ports::default(), now: MonoMs(1_000), link: LinkId(0) };
@@ -421,4 +425,46 @@ fn what_nobody_commits_is_cut_in_the_end() {
         one.member.pump(one.now, &mut one.ports);
     }
     assert_eq!(one.sent(link)[0], (Kind::Trunc, Zxid::new(2, 3)));
+}
+
+/// One reconfiguration is committed and the next one under way; the leader has told both by NEWLEADER.
+fn with_two_reconfigurations() -> (One, Zxid, Zxid) {
+    let mut one = One::looking(false);
+    one.joins(3, 2);
+    one.hear(Kind::Diff, Zxid::ZERO, None);
+    let (done, next) = (Zxid::new(2, 1), Zxid::new(2, 2));
+    one.proposed(done, Op::Reconfig, &text(&[1, 3], done));
+    one.hear(Kind::Commit, done, None);
+    one.proposed(next, Op::Reconfig, &text(&[1, 2, 3], next));
+    one.hear(Kind::NewLeader, Zxid::new(2, 0), Some(text(&[1, 2, 3], next).as_bytes()));
+    (one, done, next)
+}
+
+#[test]
+fn a_committed_reconfiguration_counts_though_the_next_one_is_under_way() {
+    let (mut one, done, next) = with_two_reconfigurations();
+    one.hear(Kind::UpToDate, Zxid::MAX, None);
+    assert_eq!((one.member.role(), one.version()), (Role::Following, done));
+    assert_eq!(one.member.next_members().map(|m| m.version), Some(next.0));
+    // The same where the leader dies before UPTODATE: what stands before a reconfiguration is committed.
+    let (mut one, done, next) = with_two_reconfigurations();
+    one.loses_its_leader();
+    assert_eq!(one.version(), done);
+    assert_eq!(one.member.next_members().map(|m| m.version), Some(next.0));
+}
+
+#[test]
+fn a_guest_leaves_before_it_acknowledges_what_gives_it_a_vote() {
+    // No member, so it binds nobody that it has promised to follow epoch 7.
+    let mut one = One::of(&[2, 3], Epochs { accepted: 7, current: 1 }, false, 10);
+    one.joins(3, 2);
+    one.hear(Kind::Diff, Zxid::ZERO, None);
+    one.synced(2, &[2, 3], Zxid::new(2, 0));
+    assert_eq!(one.member.role(), Role::Following);
+    let before = one.ports.out[&one.link].len();
+    let given = Zxid::new(2, 1);
+    one.proposed(given, Op::Reconfig, &text(&[1, 2, 3], given));
+    assert_eq!(one.member.role(), Role::Looking);
+    assert_eq!(one.ports.out[&one.link].len(), before, "nothing was acknowledged");
+    assert!(one.why_it_looks().contains("promised epoch 7"));
 }

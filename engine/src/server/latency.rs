@@ -26,7 +26,7 @@ const TIME_AT: std::ops::Range<usize> = 20..28;
 pub struct Spread {
     pub tally: Tally,
     /// None until there is a value.
-    buckets: Vec<u32>,
+    buckets: Vec<u64>,
 }
 
 fn bucket_of(value: u64) -> usize {

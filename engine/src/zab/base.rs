@@ -82,6 +82,8 @@ pub(super) struct Base {
     pub members: Arc<Members>,
     /// Those of a reconfiguration that is proposed, or that a new leader still has to agree on with its followers.
     pub next: Option<Arc<Members>>,
+    /// Those of a reconfiguration that is committed, as the one under way was proposed behind it, and not active here yet.
+    pub passed: Option<Arc<Members>>,
     /// `reconfigEnabled`; without it the members never change here.
     pub reconfigurable: bool,
     /// `members` or `next` were changed, and not everybody was told.
@@ -116,6 +118,7 @@ impl Base {
             settings,
             members,
             next: None,
+            passed: None,
             reconfigurable: false,
             changed: false,
             heir: None,
@@ -154,7 +157,7 @@ impl Base {
         let found = if self.reconfigurable { reconfig::members_of(&txn) } else { None };
         self.window.push(Entry { zxid, txn, ticket });
         if let Some(members) = found {
-            self.see(members);
+            self.see_proposed(members);
         }
         ticket
     }

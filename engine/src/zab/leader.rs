@@ -377,7 +377,7 @@ impl Leader {
             }
             self.peers
                 .values()
-                .filter(|p| p.id == id && !p.observer)
+                .filter(|p| p.id == id && !p.observer && !p.ahead)
                 .map(|p| p.acked)
                 .max()
                 .unwrap_or_default()

@@ -63,6 +63,8 @@ pub(super) struct Learner {
     acks: VecDeque<(Ticket, Zxid)>,
     /// The leader's members, from NEWLEADER: they count from UPTODATE on.
     announced: Option<Arc<Members>>,
+    /// Those that were under way by the history alone when NEWLEADER came.
+    held: Option<Arc<Members>>,
     /// Sessions heard from since the leader's last PING.
     touched: HashMap<SessionId, i32>,
 }
@@ -83,6 +85,7 @@ impl Learner {
             ack_above: Zxid::ZERO,
             acks: VecDeque::new(),
             announced: None,
+            held: None,
             touched: HashMap::new(),
         }
     }
@@ -362,6 +365,13 @@ impl Learner {
             ))
         })?;
         let ticket = base.append(zxid, Arc::from(txn), ports);
+        if self.epoch < base.epochs.accepted && !self.may_be_guest(base) {
+            // Its acknowledgement would count.
+            return Err(Why::new(format!(
+                "reconfiguration {zxid} gives a vote to this server, which has promised epoch {}",
+                base.epochs.accepted
+            )));
+        }
         if !self.observer {
             self.acks.push_back((ticket, zxid));
         }
@@ -376,6 +386,7 @@ impl Learner {
             let members = Members::parse(&String::from_utf8_lossy(text))
                 .map_err(|why| Why::new(format!("the members in NEWLEADER make no sense: {why}")))?;
             base.review_next();
+            self.held = base.next.clone();
             base.see(members.clone());
             self.announced = Some(Arc::new(members));
         }
@@ -463,7 +474,7 @@ impl Learner {
             let z = Zxid(v);
             z > base.committed && z.counter() > 0 && (z.epoch() == epoch || base.window.holds(z))
         };
-        let known = [self.announced.take(), base.next.clone()];
+        let known = [self.announced.take(), base.next.clone(), self.held.take(), base.passed.clone()];
         let newest = known.into_iter().flatten().filter(|m| !proposed(m.version)).max_by_key(|m| m.version);
         let Some(members) = newest.filter(|m| m.version > base.members.version) else { return Ok(()) };
         let change = base.activate(members);

@@ -154,6 +154,7 @@ impl Member {
         // What a leader has announced ends with it, unless its proposal came. And who has no history is asked anew: what was
         // said in an earlier search may have changed.
         self.base.review_next();
+        self.base.activate_passed();
         self.blank.clear();
         let lasting = |e: &Event| matches!(e, Event::Dropped { .. } | Event::Looking { .. } | Event::Members);
         self.base.events.retain(lasting);
@@ -747,9 +748,11 @@ impl Member {
     /// `reconfigEnabled`: the members may change. `seen`: the newest ones that the state holds.
     pub fn allow_reconfig(&mut self, seen: Option<Members>) {
         self.base.reconfigurable = true;
+        self.base.see_history();
         if let Some(members) = seen {
             self.base.see(members);
         }
+        self.base.activate_passed();
         self.refresh();
     }
     /// Leader: whether a quorum of these members follows by now.

@@ -60,6 +60,33 @@ impl Base {
         self.next.as_ref().unwrap_or(&self.members)
     }
 
+    /// A reconfiguration is in the history. A leader proposes one only behind the commit of the one before.
+    pub fn see_proposed(&mut self, members: Members) {
+        let before = self.next.clone();
+        self.see(members);
+        if self.next != before {
+            let transaction = |m: &Arc<Members>| Zxid(m.version).counter() > 0;
+            self.passed = before.filter(transaction).or_else(|| self.passed.take());
+        }
+    }
+
+    /// What the window says, as at a start: the files may be older than the log.
+    pub fn see_history(&mut self) {
+        let places = self.window.first()..self.window.end();
+        let found: Vec<Members> =
+            places.filter_map(|p| self.window.get(p)).filter_map(|e| members_of(&e.txn)).collect();
+        for members in found {
+            self.see_proposed(members);
+        }
+    }
+
+    /// What is known to be committed counts, for want of a role that would say so.
+    pub fn activate_passed(&mut self) {
+        if let Some(members) = self.passed.take() {
+            let _no_role_depends_on_it = self.activate(members);
+        }
+    }
+
     /// A reconfiguration is under way. An older one is passed over.
     pub fn see(&mut self, members: Members) {
         if self.reconfigurable && members.version > self.last_seen().version {
@@ -71,15 +98,23 @@ impl Base {
     /// What is not in the history is not under way: it was cut off, or a leader that is gone has announced it and never
     /// proposed it here. The first version of a leader's members (no transaction) stays: a quorum may have agreed on it.
     pub fn review_next(&mut self) {
-        let window = &self.window;
-        let founded = |z: Zxid| z.counter() == 0 || z <= window.base() || self.entry_makes(z).is_some();
-        if self.next.as_ref().is_none_or(|m| founded(Zxid(m.version))) {
-            return;
+        let unfounded = |m: &Arc<Members>| !self.is_founded(Zxid(m.version));
+        let (next, passed) =
+            (self.next.as_ref().is_some_and(unfounded), self.passed.as_ref().is_some_and(unfounded));
+        if passed {
+            self.passed = None;
         }
-        self.changed = true;
-        let places = (window.first()..window.end()).rev();
-        let found = places.filter_map(|p| window.get(p)).find_map(|e| members_of(&e.txn));
-        self.next = found.filter(|m| m.version > self.members.version).map(Arc::new);
+        if next {
+            self.changed = true;
+            let places = (self.window.first()..self.window.end()).rev();
+            let found = places.filter_map(|p| self.window.get(p)).find_map(|e| members_of(&e.txn));
+            self.next = found.filter(|m| m.version > self.members.version).map(Arc::new);
+        }
+    }
+
+    /// Whether this version is no transaction, or one of the history.
+    fn is_founded(&self, version: Zxid) -> bool {
+        version.counter() == 0 || version <= self.window.base() || self.entry_makes(version).is_some()
     }
 
     /// The history is another one, and the state that holds all of it shows these members: what was under way in the old
@@ -89,7 +124,7 @@ impl Base {
         let newer = |m: &Arc<Members>| self.reconfigurable && m.version > self.members.version;
         let next = shown.map(Arc::new).into_iter().chain(first).filter(newer).max_by_key(|m| m.version);
         self.changed |= next != self.next;
-        self.next = next;
+        (self.next, self.passed) = (next, None);
     }
 
     /// These are the members from here on. An older configuration than the present one changes nothing.
@@ -97,8 +132,8 @@ impl Base {
         if !self.reconfigurable || members.version <= self.members.version {
             return Change { role: false };
         }
-        if self.next.as_ref().is_some_and(|m| m.version <= members.version) {
-            self.next = None;
+        for known in [&mut self.next, &mut self.passed] {
+            known.take_if(|m| m.version <= members.version);
         }
         // Whoever is not a member any more follows without a vote, as in ZooKeeper.
         let observer = members.get(self.settings.me).is_some_and(|m| m.observer);

@@ -133,7 +133,6 @@ impl Config {
     }
 }
 
-/// The addresses of a client port on all interfaces, or on one.
 /// Where clients connect by a line of the members; a host of `0.0.0.0` is every interface. Names are resolved, which may wait.
 ///
 /// # Errors
@@ -146,6 +145,7 @@ pub fn client_addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, String
     Ok(listen_on(Some(ip), port))
 }
 
+/// The addresses of a client port on all interfaces, or on one.
 fn listen_on(address: Option<IpAddr>, port: u16) -> Vec<SocketAddr> {
     match address {
         Some(ip) => vec![SocketAddr::new(ip, port)],

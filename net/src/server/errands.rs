@@ -408,14 +408,14 @@ impl Errands {
         let (config, data, shards, reach) = (self.config.clone(), self.data.clone(), self.shards, self.reach);
         let (log, wake) = (ports.journal.reader().clone(), self.wake.clone());
         let (tell, done) = bounded(1);
-        let spawned = std::thread::Builder::new().name("rebuild".into()).spawn(move || {
+        let spawned = self.spawn("rebuild", move || {
             let source = Source { data: &data, log, config: &config, shards };
             let result = source.history(None, reach, Instant::now()).map(|h| (h.db, h.window));
             let _role_ended = tell.send(result);
             wake.wake();
         });
         match spawned {
-            Ok(_) => {
+            Ok(()) => {
                 tracing::warn!(
                     "the leader, server {}, cuts this server's history at {zxid}, below what it had applied: the state \
                      is loaded again",
@@ -424,7 +424,7 @@ impl Errands {
                 self.loading = Some(Loading::Disk(done));
             }
             Err(e) => {
-                server.give_up_role(format!("the thread that loads the state cannot start: {e}"), now, ports)
+                server.give_up_role(format!("{e:#}"), now, ports);
             }
         }
     }
@@ -496,6 +496,8 @@ impl Errands {
                         self.loading = None;
                         self.behind = Some((link, rest));
                         self.ready = Some(Ready::Received(Box::new(db), file));
+                        // From here on it waits for this server's own shards.
+                        server.stream_moved(false, false, now);
                     }
                     Ok(Err(e)) => {
                         self.fail_loading(format!("its snapshot cannot be taken: {e:#}"), server, ports, now)

@@ -2,7 +2,7 @@
 //!
 //! Invariant: who leads behind a reconfiguration is among its voters and has acknowledged it.
 
-use super::{Leader, Stage, Step};
+use super::{Leader, Peer, Stage, Step};
 use crate::ids::{ServerId, Zxid};
 use crate::time::MonoMs;
 use crate::zab::base::Base;
@@ -45,15 +45,16 @@ impl Leader {
         if new.can_lead(me) && quorum_ports(new) == quorum_ports(&base.members) {
             return me;
         }
-        let able = self.peers.values().filter(|p| p.id != me && p.acked >= at && new.can_lead(p.id));
+        let able =
+            self.peers.values().filter(|p| p.id != me && !p.ahead && p.acked >= at && new.can_lead(p.id));
         able.max_by_key(|p| (p.acked, p.id)).map_or(me, |p| p.id)
     }
 
     /// Whether a quorum of these members follows by now.
     pub fn has_synced(&self, base: &Base, members: &Members) -> bool {
         let me = base.settings.me;
-        let follows =
-            |id| id == me || self.peers.values().any(|p| p.id == id && !p.observer && p.step >= Step::Taken);
+        let counts = |p: &Peer| !p.observer && !p.ahead && p.step >= Step::Taken;
+        let follows = |id| id == me || self.peers.values().any(|p| p.id == id && counts(p));
         self.stage == Stage::Broadcast && members.quorum(follows)
     }
 }
