@@ -1,7 +1,7 @@
 //! Known bugs of other implementations, as scripts: field notes, section 1, the id in the name.
 //!
 //! Each script leads into the situation, checks that it is there, and leaves the judgement to the oracle and to the
-//! recovery that follows every script. Ids without a prefix are ZOOKEEPER issues.
+//! recovery that follows every script. Ids without a prefix are ZOOKEEPER issues. Every row of that table has one.
 
 use crate::plan::Plan;
 use crate::runs::recover;
