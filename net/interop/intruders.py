@@ -51,7 +51,7 @@ def greets(server_id, then, version=-65536):
 def joins(server_id, then=None, kind=pw.FOLLOWERINFO, epoch=0, protocol=0x10000, config=0):
     """FOLLOWERINFO, waits for LEADERINFO, then `then(peer, g)`."""
     def act(peer, g):
-        peer.send(pw.packet(kind, epoch << 32, pw.learner_info(server_id, protocol, config)))
+        peer.send(pw.packet(kind, epoch << 32, pw.learner_info(g.number(server_id), protocol, config)))
         if then:
             answer = peer.packet()
             assert answer and answer[0] == pw.LEADERINFO, f"no LEADERINFO but {answer}"
@@ -63,7 +63,7 @@ def synchronised(server_id, then):
     """An observer that goes through discovery and synchronisation in good order, then does `then`."""
     def act(peer, g):
         peer.sock.settimeout(10)
-        peer.send(pw.packet(pw.OBSERVERINFO, 0, pw.learner_info(server_id)))
+        peer.send(pw.packet(pw.OBSERVERINFO, 0, pw.learner_info(g.number(server_id))))
         kind, zxid, _ = peer.packet()
         assert kind == pw.LEADERINFO, kind
         peer.send(pw.packet(pw.ACKEPOCH, 0, zk.integer(0)))
@@ -179,6 +179,10 @@ class Strangers:
     def greater(self):
         """A member whose connection the target keeps when it calls: one with a greater number."""
         return next((m for m in self.ensemble.members.values() if m.id > self.target.id), None)
+
+    def number(self, server_id):
+        """A foreign id is another one in each case: what one learner does wrong is logged only every now and then."""
+        return FOREIGN + self.strangers if server_id == FOREIGN else server_id
 
     def standing(self):
         leader = self.ensemble.leader()
