@@ -1,14 +1,17 @@
 //! One learner, whose leaders are a script: what it makes of one that behaves in a way that ours would not, and of several
 //! that contradict each other.
 
+mod zab_common;
+
 use engine::ids::{LinkId, ServerId, Ticket, Zxid};
 use engine::proto::{Encode, Op};
 use engine::time::MonoMs;
 use engine::zab::members::Members;
 use engine::zab::wire::{Kind, Notification, PeerState, parse, put_packet};
-use engine::zab::{Epochs, Event, Knobs, Links, Member, Persist, Persistence, Reach, Role, Settings, Window};
+use engine::zab::{Epochs, Event, Links, Member, Persist, Persistence, Reach, Role, Settings, Window};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use zab_common::{settings, txn, zxid_of};
 
 const TICK_MS: u64 = 100;
 const INIT_MS: u64 = 10 * TICK_MS;
@@ -54,24 +57,6 @@ fn text(voters: &[i64], version: Zxid) -> String {
     format!("{all}version={:x}", version.0)
 }
 
-/// A transaction with this zxid.
-fn txn(zxid: Zxid, op: Op, body: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    out.put_long(1);
-    out.put_int(1);
-    out.put_long(zxid.0 as i64);
-    out.put_long(0);
-    out.put_int(op.wire());
-    out.put_string("/zookeeper/config");
-    out.put_buffer(Some(body.as_bytes()));
-    out.put_int(-1);
-    out
-}
-
-fn zxid_of(txn: &[u8]) -> Option<Zxid> {
-    Some(Zxid(u64::from_be_bytes(txn.get(12..20)?.try_into().ok()?)))
-}
-
 /// Server 1 of three.
 struct One {
     member: Member,
@@ -92,18 +77,7 @@ impl One {
     }
 
     fn of(voters: &[i64], epochs: Epochs, empty: bool, init_limit: u64) -> One {
-        let settings = Settings {
-            me: ServerId(1),
-            observer: false,
-            tick_ms: TICK_MS,
-            init_limit,
-            sync_limit: 5,
-            epoch_wait_ms: None,
-            knobs: Knobs::default(),
-            packet_max: 1 << 20,
-            empty,
-            begins: true,
-        };
+        let settings = Settings { tick_ms: TICK_MS, init_limit, empty, ..settings(1) };
         let window = Window::new(Zxid::ZERO, Reach { entries: 1000, bytes: 1 << 20 });
         let members = Arc::new(Members::parse(&text(voters, Zxid::ZERO)).unwrap());
         let mut member = Member::new(settings, members, epochs, window, zxid_of);

@@ -1,36 +1,22 @@
 //! Reconfigurations in an ensemble of members in memory: what needs which quorum, who leads behind it, and that all
 //! members go through the same history however they change and crash.
 
+mod zab_common;
+
 use engine::ids::{LinkId, ServerId, Ticket, Zxid};
-use engine::proto::{Encode, Op};
+use engine::proto::Op;
 use engine::time::MonoMs;
 use engine::zab::members::Members;
-use engine::zab::{Epochs, Event, Knobs, Links, Member, Persist, Persistence, Reach, Role, Settings, Window};
+use engine::zab::{Epochs, Event, Links, Member, Persist, Persistence, Reach, Role, Settings, Window};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use zab_common::{settings, txn, zxid_of};
 
 const REACH: Reach = Reach { entries: usize::MAX, bytes: usize::MAX };
 
 fn text(voters: &[i64], observers: &[i64]) -> String {
     let all = voters.iter().map(|n| (n, "participant")).chain(observers.iter().map(|n| (n, "observer")));
     all.map(|(n, role)| format!("server.{n}=h{n}:1:2:{role};3\n")).collect()
-}
-
-fn txn(zxid: Zxid, op: Op, body: &str) -> Arc<[u8]> {
-    let mut out = Vec::new();
-    out.put_long(1);
-    out.put_int(1);
-    out.put_long(zxid.0 as i64);
-    out.put_long(0);
-    out.put_int(op.wire());
-    out.put_string("/zookeeper/config");
-    out.put_buffer(Some(body.as_bytes()));
-    out.put_int(-1);
-    out.into()
-}
-
-fn zxid_of(txn: &[u8]) -> Option<Zxid> {
-    Some(Zxid(u64::from_be_bytes(txn.get(12..20)?.try_into().ok()?)))
 }
 
 /// What a member survives a crash with, and what it has asked for.
@@ -137,16 +123,10 @@ impl Net {
         let members = Members::parse(&node.text).unwrap();
         let observer = members.get(ServerId(id)).is_some_and(|m| m.observer);
         let settings = Settings {
-            me: ServerId(id),
             observer,
-            tick_ms: 100,
-            init_limit: 10,
-            sync_limit: 5,
-            epoch_wait_ms: None,
-            knobs: Knobs::default(),
-            packet_max: 1 << 20,
             empty: self.empty && node.ports.log.is_empty(),
             begins: self.begins,
+            ..settings(id)
         };
         let mut window = Window::new(Zxid::ZERO, REACH);
         let mut seen = None;
@@ -353,7 +333,7 @@ impl Net {
             let start = Zxid::new(m.epochs().current, 0);
             let zxid = Zxid(m.last_logged().max(start).0 + 1);
             let bytes = match to {
-                Some(text) => txn(zxid, Op::Reconfig, &format!("{text}version={:x}", zxid.0)),
+                Some(text) => txn(zxid, Op::Reconfig, format!("{text}version={:x}", zxid.0)),
                 None => txn(zxid, Op::SetData, "x"),
             };
             m.submit(zxid, bytes, p);

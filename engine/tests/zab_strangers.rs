@@ -1,14 +1,17 @@
 //! What a leader hears on its quorum port and does not take: who said it is named, that link alone is closed, and the
 //! leader and its other learners go on.
 
+mod zab_common;
+
 use engine::ids::{LinkId, ServerId, Ticket, Zxid};
 use engine::proto::Encode;
 use engine::time::MonoMs;
 use engine::zab::members::Members;
 use engine::zab::wire::{Kind, put_packet};
-use engine::zab::{Epochs, Event, Knobs, Links, Member, Persist, Persistence, Reach, Role, Settings, Window};
+use engine::zab::{Epochs, Event, Links, Member, Persist, Persistence, Reach, Role, Window};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use zab_common::settings;
 
 #[derive(Default)]
 struct Ports {
@@ -48,18 +51,7 @@ struct Leader {
 impl Leader {
     fn new() -> Leader {
         let text = "server.1=a:1:2:participant\nserver.2=b:1:2:observer\n";
-        let settings = Settings {
-            me: ServerId(1),
-            observer: false,
-            tick_ms: 100,
-            init_limit: 10,
-            sync_limit: 5,
-            epoch_wait_ms: None,
-            knobs: Knobs::default(),
-            packet_max: 1 << 20,
-            empty: false,
-            begins: true,
-        };
+        let settings = settings(1);
         let window = Window::new(Zxid::ZERO, Reach { entries: usize::MAX, bytes: usize::MAX });
         let members = Arc::new(Members::parse(text).unwrap());
         let member = Member::new(settings, members, Epochs::default(), window, |_| None);

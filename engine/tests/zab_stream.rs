@@ -1,14 +1,17 @@
 //! Learners that are synchronised while the leader writes more than its window holds: they go on from the log, as often as
 //! it takes, and see every proposal once, every commit behind its proposal, and no gap.
 
+mod zab_common;
+
 use engine::ids::{LinkId, ServerId, Ticket, Zxid};
 use engine::proto::{Encode, Op};
 use engine::time::MonoMs;
 use engine::zab::members::Members;
 use engine::zab::wire::{Kind, parse, put_packet};
-use engine::zab::{Epochs, Event, Knobs, Links, Member, Persist, Persistence, Reach, Role, Settings, Window};
+use engine::zab::{Epochs, Event, Links, Member, Persist, Persistence, Reach, Role, Settings, Window};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use zab_common::{settings, txn, zxid_of};
 
 const INIT_MS: u64 = 1_000;
 const SYNC_MS: u64 = 500;
@@ -44,23 +47,6 @@ impl Links for Ports {
     fn close(&mut self, link: LinkId) {
         self.closed.push(link);
     }
-}
-
-fn txn(zxid: Zxid, op: Op, body: &[u8]) -> Arc<[u8]> {
-    let mut out = Vec::new();
-    out.put_long(1);
-    out.put_int(1);
-    out.put_long(zxid.0 as i64);
-    out.put_long(0);
-    out.put_int(op.wire());
-    out.put_string("/zookeeper/config");
-    out.put_buffer(Some(body));
-    out.put_int(-1);
-    out.into()
-}
-
-fn zxid_of(txn: &[u8]) -> Option<Zxid> {
-    Some(Zxid(u64::from_be_bytes(txn.get(12..20)?.try_into().ok()?)))
 }
 
 /// What a learner makes of what it is sent.
@@ -155,16 +141,10 @@ struct Leader {
 impl Leader {
     fn new(reach: Reach) -> Leader {
         let settings = Settings {
-            me: ServerId(1),
-            observer: false,
-            tick_ms: 100,
             init_limit: INIT_MS / 100,
             sync_limit: SYNC_MS / 100,
-            epoch_wait_ms: None,
-            knobs: Knobs::default(),
             packet_max: PACKET_MAX,
-            empty: false,
-            begins: true,
+            ..settings(1)
         };
         let members = Arc::new(Members::parse(MEMBERS).unwrap());
         let window = Window::new(Zxid::ZERO, reach);

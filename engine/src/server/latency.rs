@@ -71,7 +71,7 @@ impl Spread {
         let rank = (self.tally.count * of_thousand).div_ceil(1000).max(1);
         let mut seen = 0;
         let found = self.buckets.iter().position(|n| {
-            seen += u64::from(*n);
+            seen += *n;
             seen >= rank
         });
         found.map_or(0, |b| largest_in(b).min(self.tally.max))
