@@ -21,8 +21,8 @@ sys.path.insert(0, HERE)
 
 import ensemble  # noqa: E402
 
-# Rows of the matrix for the gate: both mixtures, both kinds of leader, both kinds of observer.
-SHORT_ROWS = r"SSA\+A/S|SAA\+S/A"
+# Rows of the matrix for the gate: every pair of mixture, leader's kind and observer's kind is in one of them.
+SHORT_ROWS = r"SSA\+A/S|SSA\+S/A|SAA\+A/A|SAA\+S/S"
 LONG_S, SHORT_S = 3600, 900
 
 
