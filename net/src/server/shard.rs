@@ -234,6 +234,7 @@ impl ShardLoop {
 
     /// Ends every connection: what is queued is offered once more.
     pub fn end(&mut self, reactor: &mut impl Reactor, how: Close) {
+        self.door.shut();
         let now = self.clock.now();
         for id in std::mem::take(&mut self.tenants).into_iter().flatten() {
             if how == Close::Flushed {

@@ -37,7 +37,14 @@ impl StatsCell {
 #[derive(Default)]
 pub struct Door {
     fresh: CachePadded<AtomicBool>,
-    listeners: Mutex<Vec<Listener>>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    listeners: Vec<Listener>,
+    /// The shard has ended: whatever comes is closed at once, or clients would wait where nobody takes them.
+    shut: bool,
 }
 
 impl Door {
@@ -47,14 +54,20 @@ impl Door {
     }
     /// Takes them; those of before are to be closed.
     pub fn take(&self) -> Vec<Listener> {
-        let mut listeners = self.listeners.lock().expect("no holder panics");
+        let mut waiting = self.waiting.lock().expect("no holder panics");
         self.fresh.store(false, Relaxed);
-        std::mem::take(&mut listeners)
+        std::mem::take(&mut waiting.listeners)
+    }
+    /// Nobody takes any more.
+    pub fn shut(&self) {
+        *self.waiting.lock().expect("no holder panics") = Waiting { listeners: Vec::new(), shut: true };
     }
     fn put(&self, new: Vec<Listener>) {
-        let mut listeners = self.listeners.lock().expect("no holder panics");
-        *listeners = new;
-        self.fresh.store(true, Release);
+        let mut waiting = self.waiting.lock().expect("no holder panics");
+        if !waiting.shut {
+            waiting.listeners = new;
+            self.fresh.store(true, Release);
+        }
     }
 }
 
@@ -262,6 +275,27 @@ impl Admission for Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reactor::{ListenAddr, ListenOptions, listen};
+    use std::net::TcpStream;
+
+    #[test]
+    fn nobody_listens_at_the_door_of_a_shard_that_has_ended() {
+        let bound = || {
+            let any = ListenAddr::One("127.0.0.1:0".parse().unwrap());
+            listen(any, 1, &ListenOptions::default()).unwrap()
+        };
+        let shared = Shared::new(0, 1, Vec::new());
+        let door = shared.door(0);
+        let (listeners, before) = bound();
+        shared.open_doors(vec![listeners], vec![before]);
+        assert!(door.is_fresh() && TcpStream::connect(before).is_ok());
+        // It ends before it has taken them, and a thread that was binding others hands them over behind that.
+        door.shut();
+        let (listeners, behind) = bound();
+        shared.open_doors(vec![listeners], vec![behind]);
+        assert!(door.take().is_empty());
+        assert!(TcpStream::connect(before).is_err() && TcpStream::connect(behind).is_err());
+    }
 
     #[test]
     fn limits_count_per_address_and_in_all() {
