@@ -16,7 +16,8 @@ use engine::ids::ServerId;
 use engine::limits::Limits;
 use engine::zab::members::Members;
 use profiles::Profile;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -267,10 +268,24 @@ pub fn ask(addr: SocketAddr, word: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Ports that were free a moment ago.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let held: Vec<std::net::TcpListener> = (0..count)
-        .map(|_| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-        .collect::<std::io::Result<_>>()?;
-    Ok(held.iter().map(|l| l.local_addr().map(|a| a.port())).collect::<std::io::Result<_>>()?)
+/// Where [`free_ports`] draws: below the usual range of outgoing connections, so that nothing takes the port of a server
+/// that is not there yet, or that is down for a while.
+const PORTS: std::ops::Range<u64> = 10_000..32_000;
+/// Draws until there are enough.
+const DRAWS: usize = 10_000;
+
+/// Ports of the loopback address on which nobody listens at present, no two the same.
+///
+/// # Errors
+/// There are hardly any left.
+pub fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let drawn = RandomState::new();
+    // All are held until there are enough.
+    let held: Vec<(u16, TcpListener)> = (0..DRAWS)
+        .map(|n| (PORTS.start + drawn.hash_one(n) % (PORTS.end - PORTS.start)) as u16)
+        .filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok().map(|l| (port, l)))
+        .take(count)
+        .collect();
+    anyhow::ensure!(held.len() == count, "no free ports between {} and {}", PORTS.start, PORTS.end);
+    Ok(held.into_iter().map(|(port, _)| port).collect())
 }

@@ -27,12 +27,7 @@ struct Place {
 
 impl Place {
     fn of(ids: std::ops::RangeInclusive<i64>) -> Vec<Place> {
-        // All are held at the same time, so they differ.
-        let all: Vec<TcpListener> = ids
-            .clone()
-            .flat_map(|_| (0..3).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()))
-            .collect();
-        let ports: Vec<u16> = all.iter().map(|l| l.local_addr().unwrap().port()).collect();
+        let ports = net::embed::free_ports(3 * ids.clone().count()).unwrap();
         ids.zip(ports.chunks(3)).map(|(id, p)| Place { id, ports: [p[0], p[1], p[2]] }).collect()
     }
 

@@ -2,10 +2,7 @@
 
 use anyhow::{Context, bail};
 use std::fmt::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-
-use crate::workload::Rng;
 
 /// Whose servers are started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -44,34 +41,14 @@ pub struct Ports {
     pub election: u16,
 }
 
-/// Ports are drawn from here: below the usual range of outgoing connections, so that nothing takes the port of a
-/// server while it is down.
-const PORTS: std::ops::Range<u64> = 11_000..32_000;
-/// Draws before giving up.
-const DRAWS: usize = 10_000;
-
 /// Ports for `n` servers that nobody on this machine listens on, no two the same.
 ///
 /// # Errors
 /// There are hardly any left.
-pub fn free_ports(n: usize, seed: u64) -> anyhow::Result<Vec<Ports>> {
-    let mut rng = Rng::new(seed, 0);
-    let mut found: Vec<u16> = Vec::new();
-    for _ in 0..DRAWS {
-        if found.len() == 3 * n {
-            break;
-        }
-        let port = (PORTS.start + rng.below(PORTS.end - PORTS.start)) as u16;
-        if !found.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            found.push(port);
-        }
-    }
-    let triples = found.chunks_exact(3).map(|p| Ports { client: p[0], quorum: p[1], election: p[2] });
-    let ports: Vec<Ports> = triples.collect();
-    if ports.len() < n {
-        bail!("no free ports between {} and {}", PORTS.start, PORTS.end);
-    }
-    Ok(ports)
+pub fn free_ports(n: usize) -> anyhow::Result<Vec<Ports>> {
+    let ports = net::embed::free_ports(3 * n)?;
+    let triples = ports.chunks_exact(3).map(|p| Ports { client: p[0], quorum: p[1], election: p[2] });
+    Ok(triples.collect())
 }
 
 /// What all servers of an ensemble have in common.
@@ -263,7 +240,7 @@ mod tests {
     #[test]
     fn free_ports_differ() {
         let mut all: Vec<u16> =
-            free_ports(5, 3).unwrap().into_iter().flat_map(|p| [p.client, p.quorum, p.election]).collect();
+            free_ports(5).unwrap().into_iter().flat_map(|p| [p.client, p.quorum, p.election]).collect();
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), 15);

@@ -14,7 +14,7 @@ pub use member::{Member, exec_with_parent};
 pub use status::{Mode, Status};
 
 use crate::cli::LocalArgs;
-use crate::{run, system};
+use crate::run;
 use anyhow::{Context, bail};
 use layout::Common;
 use member::LOOK_EVERY;
@@ -216,7 +216,7 @@ fn common(args: &LocalArgs, n: usize) -> anyhow::Result<Common> {
         class_path,
         tick_ms: args.tick_time,
         options: args.server_option.clone(),
-        ports: layout::free_ports(n, system::fresh_seed())?,
+        ports: layout::free_ports(n)?,
     })
 }
 
