@@ -40,28 +40,39 @@ class Missing(Exception):
     """Something that the suites need is not installed."""
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def _beside_outgoing():
+    """Ports beside the range of outgoing connections, so that nothing takes one whose server is not there."""
+    try:
+        with open("/proc/sys/net/ipv4/ip_local_port_range") as f:
+            first, last = map(int, f.read().split())
+    except OSError:
+        first, last = 32768, 60999
+    larger = max(range(10000, first), range(last + 1, 65000), key=len)
+    return larger if len(larger) >= 1000 else range(10000, 32768)
 
 
-_given = set()
+_reserved = []
 
 
 def server_port():
-    """A port below the range of outgoing connections, so that nothing takes it while its server is down."""
-    while True:
-        port = random.SystemRandom().randrange(11000, 32000)
+    """A port on which nobody listens, and which is this process's until it ends: a UDP socket of the same number stands
+    for it, as in net/src/embed.rs."""
+    among = _beside_outgoing()
+    for _ in range(10000):
+        port = random.SystemRandom().choice(among)
+        reserved = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
+                reserved.bind(("127.0.0.1", port))
                 s.bind(("127.0.0.1", port))
+                s.listen()
             except OSError:
+                reserved.close()
                 continue
-        if port not in _given:
-            _given.add(port)
-            return port
+        _reserved.append(reserved)
+        return port
+    raise Missing(f"no free port between {among.start} and {among.stop}: end servers that are not needed")
 
 
 def apache_classpath(logger="slf4j-nop"):
@@ -89,7 +100,7 @@ class Server:
     def __init__(self, config=None, directory=None, port=None):
         self.owned = directory is None
         self.directory = directory or tempfile.mkdtemp(prefix=f"interop-{self.name}-")
-        self.port = port or free_port()
+        self.port = port or server_port()
         self.config = {
             "tickTime": "2000",
             "maxClientCnxns": "0",

@@ -17,7 +17,7 @@ use engine::limits::Limits;
 use engine::zab::members::Members;
 use profiles::Profile;
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -153,6 +153,8 @@ impl Stopped {
 /// ```
 pub struct Cluster {
     members: Vec<Member>,
+    /// Of the members' peers; given back when all have ended.
+    _ports: FreePorts,
 }
 
 enum Member {
@@ -166,15 +168,15 @@ impl Cluster {
     /// # Errors
     /// As [`Server::start`]; also when there are no free ports.
     pub fn start(size: usize, options: &Options) -> Result<Cluster> {
-        let lines = free_ports(2 * size)?;
-        let list = lines
+        let ports = free_ports(2 * size)?;
+        let list = ports
             .chunks(2)
             .enumerate()
             .map(|(i, p)| format!("server.{}=127.0.0.1:{}:{}:participant\n", i + 1, p[0], p[1]))
             .collect::<String>();
         let members = Members::parse(&list).map_err(|e| anyhow!(e)).context("the ensemble's own lines")?;
         let members = Arc::new(members);
-        let mut cluster = Cluster { members: Vec::new() };
+        let mut cluster = Cluster { members: Vec::new(), _ports: ports };
         for i in 0..size {
             let ensemble = EnsembleConfig::local(ServerId(i as i64 + 1), members.clone());
             let options =
@@ -268,24 +270,90 @@ pub fn ask(addr: SocketAddr, word: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Where [`free_ports`] draws: below the usual range of outgoing connections, so that nothing takes the port of a server
-/// that is not there yet, or that is down for a while.
-const PORTS: std::ops::Range<u64> = 10_000..32_000;
+/// Ports of the loopback address that are this process's as long as the value lives.
+///
+/// A UDP socket of the same number stands for each: nothing here speaks UDP, so the TCP port stays free for its server,
+/// before that starts and while it is down; and the kernel takes the socket back however the process ends.
+#[derive(Debug)]
+pub struct FreePorts {
+    numbers: Vec<u16>,
+    _reserved: Vec<UdpSocket>,
+}
+
+impl std::ops::Deref for FreePorts {
+    type Target = [u16];
+
+    fn deref(&self) -> &[u16] {
+        &self.numbers
+    }
+}
+
 /// Draws until there are enough.
 const DRAWS: usize = 10_000;
 
-/// Ports of the loopback address on which nobody listens at present, no two the same.
+/// Ports on which nobody listens and that no other caller has, here or in another process; no two the same. They lie
+/// outside the range of outgoing connections, as one of those could take a port whose server is not there.
 ///
 /// # Errors
 /// There are hardly any left.
-pub fn free_ports(count: usize) -> Result<Vec<u16>> {
+pub fn free_ports(count: usize) -> Result<FreePorts> {
+    let told = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let among = beside(&told);
     let drawn = RandomState::new();
-    // All are held until there are enough.
-    let held: Vec<(u16, TcpListener)> = (0..DRAWS)
-        .map(|n| (PORTS.start + drawn.hash_one(n) % (PORTS.end - PORTS.start)) as u16)
-        .filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok().map(|l| (port, l)))
+    let (numbers, reserved): (Vec<u16>, Vec<UdpSocket>) = (0..DRAWS)
+        .map(|n| among.start + (drawn.hash_one(n) % among.len() as u64) as u16)
+        .filter_map(|port| {
+            let reserved = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok().map(|_| (port, reserved))
+        })
         .take(count)
-        .collect();
-    anyhow::ensure!(held.len() == count, "no free ports between {} and {}", PORTS.start, PORTS.end);
-    Ok(held.into_iter().map(|(port, _)| port).collect())
+        .unzip();
+    anyhow::ensure!(
+        numbers.len() == count,
+        "no {count} free ports between {} and {}: end servers that are not needed",
+        among.start,
+        among.end
+    );
+    Ok(FreePorts { numbers, _reserved: reserved })
+}
+
+/// The larger part of the usual ports that is not for outgoing connections, of which the kernel tells the first and the
+/// last. Where it leaves no such part: the usual one.
+fn beside(told: &str) -> std::ops::Range<u16> {
+    let mut told = told.split_whitespace().filter_map(|n| n.parse::<u16>().ok());
+    let (first, last) = (told.next().unwrap_or(32_768), told.next().unwrap_or(60_999));
+    let (below, above) = (10_000..first, last.saturating_add(1)..65_000);
+    let larger = if below.len() >= above.len() { below } else { above };
+    if larger.len() >= 1_000 { larger } else { 10_000..32_768 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn ports_are_given_to_one_caller_at_a_time() {
+        // So many that some would be drawn twice.
+        let all: Vec<FreePorts> = std::thread::scope(|s| {
+            let drawing: Vec<_> =
+                (0..10).map(|_| s.spawn(|| (0..20).map(|_| free_ports(4).unwrap()).collect())).collect();
+            let drawn: Vec<Vec<FreePorts>> = drawing.into_iter().map(|d| d.join().unwrap()).collect();
+            drawn.into_iter().flatten().collect()
+        });
+        let numbers: BTreeSet<u16> = all.iter().flat_map(|p| p.iter().copied()).collect();
+        assert_eq!(numbers.len(), 800);
+        // And they are free.
+        for ports in &all {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, ports[0])).unwrap();
+        }
+    }
+
+    #[test]
+    fn ports_lie_beside_those_of_outgoing_connections() {
+        assert_eq!(beside("32768\t60999\n"), 10_000..32_768);
+        assert_eq!(beside("15000 40000"), 40_001..65_000);
+        assert_eq!(beside("1024\t65535\n"), 10_000..32_768, "there is nothing beside them");
+        assert_eq!(beside(""), 10_000..32_768);
+    }
 }

@@ -8,7 +8,7 @@ use engine::ids::ServerId;
 use engine::proto::{Encode, Op};
 use engine::zab::members::Members;
 use net::config::EnsembleConfig;
-use net::embed::{Cluster, Options, Server};
+use net::embed::{Cluster, FreePorts, Options, Server, free_ports};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,25 +66,24 @@ fn writes_through_every_server_survive_the_leader() {
     cluster.stop().unwrap();
 }
 
-/// The only voter of its ensemble, and its election port.
-fn alone(data_dir: &std::path::Path) -> (Options, u16) {
-    let taken = [0, 1].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    let [quorum, election] = taken.map(|l| l.local_addr().unwrap().port());
-    let members = Members::parse(&format!("server.1=127.0.0.1:{quorum}:{election}")).unwrap();
+/// The only voter of its ensemble, and its ports: the second is that of elections.
+fn alone(data_dir: &std::path::Path) -> (Options, FreePorts) {
+    let ports = free_ports(2).unwrap();
+    let members = Members::parse(&format!("server.1=127.0.0.1:{}:{}", ports[0], ports[1])).unwrap();
     let options = Options {
         data_dir: Some(data_dir.to_owned()),
         ensemble: Some(EnsembleConfig::local(ServerId(1), Arc::new(members))),
         ..Options::default()
     };
-    (options, election)
+    (options, ports)
 }
 
 #[test]
 fn an_election_message_that_makes_no_sense_costs_its_connection() {
     let tmp = tempfile::tempdir().unwrap();
-    let (options, election) = alone(tmp.path());
+    let (options, ports) = alone(tmp.path());
     let server = Server::start(options).unwrap();
-    let mut s = std::net::TcpStream::connect(("127.0.0.1", election)).unwrap();
+    let mut s = std::net::TcpStream::connect(("127.0.0.1", ports[1])).unwrap();
     s.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut said = Vec::from((-65_536i64).to_be_bytes());
     said.extend(5i64.to_be_bytes());
@@ -104,7 +103,7 @@ fn an_election_message_that_makes_no_sense_costs_its_connection() {
 #[test]
 fn a_member_whose_log_is_lost_does_not_vote_with_an_empty_one() {
     let tmp = tempfile::tempdir().unwrap();
-    let (options, _) = alone(tmp.path());
+    let (options, _ports) = alone(tmp.path());
     let server = Server::start(options.clone()).unwrap();
     let began = Instant::now();
     let mut c = loop {

@@ -11,7 +11,7 @@ use engine::proto::{Acl, ConnectRequest, ConnectResponse, CreateRequest, Encode,
 use engine::session::password;
 use engine::zab::members::Members;
 use net::config::EnsembleConfig;
-use net::embed::{Cluster, Options, Server, ask};
+use net::embed::{Cluster, Options, Server, ask, free_ports};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -120,10 +120,10 @@ fn no_snapshot_is_taken_of_what_no_quorum_has_confirmed() {
         let names = std::fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().file_name());
         names.filter(|n| n.to_string_lossy().starts_with("snap.")).count()
     };
+    let ports = free_ports(6).unwrap();
     let line = |id: i64| {
-        let taken = [0, 1].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        let [quorum, election] = taken.map(|l| l.local_addr().unwrap().port());
-        format!("server.{id}=127.0.0.1:{quorum}:{election}\n")
+        let at = 2 * (id as usize - 1);
+        format!("server.{id}=127.0.0.1:{}:{}\n", ports[at], ports[at + 1])
     };
     let start = |lines: &str, snapshot_txns| {
         let members = Members::parse(lines).unwrap();

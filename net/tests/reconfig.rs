@@ -10,7 +10,7 @@ use engine::limits::Limits;
 use engine::proto::{Decoder, Encode, Op};
 use engine::zab::members::Members;
 use net::config::EnsembleConfig;
-use net::embed::{Options, Server};
+use net::embed::{FreePorts, Options, Server, free_ports};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -23,12 +23,16 @@ const CONFIG: &str = "/zookeeper/config";
 struct Place {
     id: i64,
     ports: [u16; 3],
+    _reserved: FreePorts,
 }
 
 impl Place {
     fn of(ids: std::ops::RangeInclusive<i64>) -> Vec<Place> {
-        let ports = net::embed::free_ports(3 * ids.clone().count()).unwrap();
-        ids.zip(ports.chunks(3)).map(|(id, p)| Place { id, ports: [p[0], p[1], p[2]] }).collect()
+        let place = |id| {
+            let free = free_ports(3).unwrap();
+            Place { id, ports: [free[0], free[1], free[2]], _reserved: free }
+        };
+        ids.map(place).collect()
     }
 
     fn line(&self, role: &str) -> String {

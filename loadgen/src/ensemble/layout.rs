@@ -41,14 +41,12 @@ pub struct Ports {
     pub election: u16,
 }
 
-/// Ports for `n` servers that nobody on this machine listens on, no two the same.
-///
-/// # Errors
-/// There are hardly any left.
-pub fn free_ports(n: usize) -> anyhow::Result<Vec<Ports>> {
-    let ports = net::embed::free_ports(3 * n)?;
-    let triples = ports.chunks_exact(3).map(|p| Ports { client: p[0], quorum: p[1], election: p[2] });
-    Ok(triples.collect())
+/// How many ports a server has.
+pub const PORTS: usize = 3;
+
+/// Shares `free` out, [`PORTS`] to a server.
+pub fn share_out(free: &[u16]) -> Vec<Ports> {
+    free.chunks_exact(PORTS).map(|p| Ports { client: p[0], quorum: p[1], election: p[2] }).collect()
 }
 
 /// What all servers of an ensemble have in common.
@@ -238,11 +236,9 @@ mod tests {
     }
 
     #[test]
-    fn free_ports_differ() {
-        let mut all: Vec<u16> =
-            free_ports(5).unwrap().into_iter().flat_map(|p| [p.client, p.quorum, p.election]).collect();
-        all.sort_unstable();
-        all.dedup();
-        assert_eq!(all.len(), 15);
+    fn each_server_has_its_own_ports() {
+        let shared = share_out(&[1, 2, 3, 4, 5, 6]);
+        assert_eq!(shared[1], Ports { client: 4, quorum: 5, election: 6 });
+        assert_eq!(shared.len(), 2);
     }
 }

@@ -16,8 +16,9 @@ pub use status::{Mode, Status};
 use crate::cli::LocalArgs;
 use crate::run;
 use anyhow::{Context, bail};
-use layout::Common;
+use layout::{Common, Ports};
 use member::LOOK_EVERY;
+use net::embed::{FreePorts, free_ports};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -39,7 +40,8 @@ pub struct Ensemble {
     /// In order of their ids.
     pub members: Vec<Member>,
     common: Common,
-    // Behind the members, so that it goes after their processes.
+    // Behind the members, so that these go after their processes.
+    _ports: FreePorts,
     _directory: TempDir,
 }
 
@@ -53,11 +55,12 @@ impl Ensemble {
         let n = usize::from(n);
         let directory = tempfile::Builder::new().prefix("loadgen-").tempdir();
         let directory = directory.context("cannot make a temporary directory")?;
-        let common = common(args, n)?;
+        let ports = free_ports(n * layout::PORTS)?;
+        let common = common(args, layout::share_out(&ports))?;
         let members = (0..n)
             .map(|i| Member::new(&common, i, directory.path().join(format!("server{}", i + 1))))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let mut ensemble = Ensemble { members, common, _directory: directory };
+        let mut ensemble = Ensemble { members, common, _ports: ports, _directory: directory };
         for index in 0..n {
             ensemble.launch(index)?;
         }
@@ -200,7 +203,7 @@ fn serves(modes: &[Option<Mode>]) -> bool {
     leaders == 1 && modes.iter().all(Option::is_some)
 }
 
-fn common(args: &LocalArgs, n: usize) -> anyhow::Result<Common> {
+fn common(args: &LocalArgs, ports: Vec<Ports>) -> anyhow::Result<Common> {
     let (program, class_path) = match args.target {
         Target::Serval => (serval_binary(args)?, String::new()),
         Target::Apache => (
@@ -216,7 +219,7 @@ fn common(args: &LocalArgs, n: usize) -> anyhow::Result<Common> {
         class_path,
         tick_ms: args.tick_time,
         options: args.server_option.clone(),
-        ports: layout::free_ports(n)?,
+        ports,
     })
 }
 
