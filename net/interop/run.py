@@ -9,15 +9,13 @@ named and fails the run. SERVAL_BIN names the server (default target/release/ser
 
 import argparse
 import os
-import subprocess
 import sys
-import threading
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 
 import servers  # noqa: E402
+import suite  # noqa: E402
 
 LIMIT_S = 1200
 
@@ -49,25 +47,6 @@ def missing(server):
     return lacks
 
 
-def run(name, command):
-    """(exit code, last line of output, seconds). The output is passed on as it comes."""
-    print(f"\n== {name}: {' '.join(command)}", flush=True)
-    started, last = time.monotonic(), ""
-    process = subprocess.Popen([sys.executable, "-u", os.path.join(HERE, command[0]), *command[1:]],
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    # The suites bound their own steps; this is for one that hangs all the same.
-    guard = threading.Timer(LIMIT_S, process.kill)
-    guard.start()
-    try:
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            last = line.strip() or last
-        code = process.wait()
-    finally:
-        guard.cancel()
-    return code, last, time.monotonic() - started
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--server", choices=["apache", "serval", "both"], default="both")
@@ -81,7 +60,7 @@ def main():
     lacks = missing(args.server)
     if lacks:
         sys.exit("cannot run:\n  " + "\n  ".join(lacks))
-    rows = [(name, *run(name, commands[name])) for name in args.parts or commands]
+    rows = [(name, *suite.run(commands[name], LIMIT_S)) for name in args.parts or commands]
     print("\n== summary")
     for name, code, last, seconds in rows:
         print(f"{'ok    ' if code == 0 else 'FAILED'} {name:14} {seconds:5.0f} s  {last}")

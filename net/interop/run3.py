@@ -11,15 +11,14 @@ skipped: what is missing is named and fails the run. Every suite prints its seed
 
 import argparse
 import os
-import subprocess
 import sys
-import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 
 import ensemble  # noqa: E402
+import suite  # noqa: E402
 
 # Rows of the matrix for the gate: every pair of mixture, leader's kind and observer's kind is in one of them.
 SHORT_ROWS = r"SSA\+A/S|SSA\+S/A|SAA\+A/A|SAA\+S/S"
@@ -64,25 +63,6 @@ def parts(args):
             "chaos": chaos, "intruders": intruders, "kazoo": kazoo}
 
 
-def run(command, limit_s):
-    """(exit code, last line, seconds). The output is passed on as it comes."""
-    print(f"\n== {' '.join(command)}", flush=True)
-    started, last = time.monotonic(), ""
-    process = subprocess.Popen([sys.executable, "-u", os.path.join(HERE, command[0]), *command[1:]],
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    # The suites bound their own steps; this is for one that hangs all the same. SIGTERM lets it end its servers.
-    guard = threading.Timer(limit_s, process.terminate)
-    guard.start()
-    try:
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            last = line.strip() or last
-        code = process.wait()
-    finally:
-        guard.cancel()
-    return code, last, time.monotonic() - started
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ensemble.add_arguments(parser)
@@ -96,7 +76,7 @@ def main():
     if unknown:
         parser.error(f"no such part: {' '.join(unknown)} (there are: {' '.join(commands)})")
     limit = LONG_S if args.long else SHORT_S
-    rows = [(name, command, *run(command, limit)) for name in args.parts or commands for command in commands[name]]
+    rows = [(name, command, *suite.run(command, limit)) for name in args.parts or commands for command in commands[name]]
     print("\n== summary")
     for name, command, code, last, seconds in rows:
         print(f"{'ok    ' if code == 0 else 'FAILED'} {name:10} {seconds:5.0f} s  {last}  ({' '.join(command)})")
