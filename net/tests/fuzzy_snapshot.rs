@@ -268,6 +268,8 @@ fn what_is_exported_says_where_it_is_whole() {
     let live = leader.create("/live");
     leader.commit(whole);
     leader.mismatches_at(&server, live);
+    // What is committed is applied, durable here or not; what is acknowledged is durable.
+    while leader.wait_for(Kind::Ack) < live {}
     server.kill();
     let dir = dir.path();
     let to = tempfile::tempdir().unwrap();
