@@ -481,6 +481,6 @@ def use_arguments(args):
         if "S" in kinds:
             servers.Serval.binary()
         if "A" in kinds:
-            servers.Apache({}).command()
+            servers.Apache.needed()
     except servers.Missing as e:
         sys.exit(f"cannot run: {e}")

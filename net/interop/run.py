@@ -36,7 +36,7 @@ def missing(server):
     lacks = []
     if server != "serval":
         try:
-            servers.Apache().command()
+            servers.Apache.needed()
         except servers.Missing as e:
             lacks.append(str(e))
     if server != "apache":

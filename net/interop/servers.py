@@ -75,7 +75,7 @@ def server_port():
     raise Missing(f"no free port between {among.start} and {among.stop}: end servers that are not needed")
 
 
-def apache_classpath(logger="slf4j-nop"):
+def apache_classpath(logger):
     """Debian's jar names its own dependencies in the manifest; anything it lacks is added by hand."""
     jar = os.environ.get("ZOOKEEPER_JAR", "/usr/share/java/zookeeper.jar")
     if not os.path.exists(jar):
@@ -216,16 +216,22 @@ class Apache(Server):
     def file_config(self):
         return {k: v for k, v in self.config.items() if k not in JVM_ONLY}
 
-    def command(self):
+    @staticmethod
+    def needed(logger=logger):
+        """The Java program and the class path; raises Missing."""
         java = shutil.which("java")
         if java is None:
             raise Missing("java not found: install a JRE (default-jre-headless)")
+        return java, apache_classpath(logger)
+
+    def command(self):
+        java, class_path = self.needed(self.logger)
         properties = [f"-D{JVM_ONLY[k]}={v}" for k, v in self.config.items() if k in JVM_ONLY]
         return [java, "-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData",
                 "-Dzookeeper.admin.enableServer=false", "-Djava.awt.headless=true",
                 "-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
                 *(f"-Dorg.slf4j.simpleLogger.log.org.apache.zookeeper.server.{noisy}=error" for noisy in NOISY), *properties,
-                "-cp", apache_classpath(self.logger), "org.apache.zookeeper.server.quorum.QuorumPeerMain", self.config_path]
+                "-cp", class_path, "org.apache.zookeeper.server.quorum.QuorumPeerMain", self.config_path]
 
 
 class Serval(Server):
