@@ -10,10 +10,17 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 #[test]
 fn the_demo_prints_a_table_for_each_workload() {
-    let out = Command::new(env!("CARGO_BIN_EXE_loadgen"))
-        .args(["demo", "--duration", "300ms", "--quiet"])
-        .output()
-        .expect("the binary runs");
+    let demo = |window| {
+        Command::new(env!("CARGO_BIN_EXE_loadgen"))
+            .args(["demo", "--duration", window, "--quiet"])
+            .output()
+            .expect("the binary runs")
+    };
+    let mut out = demo("300ms");
+    if String::from_utf8_lossy(&out.stdout).contains("INVALID") {
+        // A busy machine may answer nothing in so short a time.
+        out = demo("5s");
+    }
     let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert_eq!(out.status.code(), Some(0), "{stdout}{stderr}");
     for expected in

@@ -140,9 +140,15 @@ fn sessions_are_spread_over_an_ensemble() {
 
 #[test]
 fn a_timeline_kills_the_leader_and_loses_nothing() {
-    let json = on_three_servers(
-        "timeline --kill leader@1s,restart@4s --duration 8s --warmup 500ms --write-rate 200 --read-rate 200 --quiet",
-    );
+    let timeline = |duration| {
+        let schedule = "--kill leader@1s,restart@4s --warmup 500ms --write-rate 200 --read-rate 200";
+        on_three_servers(&format!("timeline {schedule} --duration {duration} --quiet"))
+    };
+    let mut json = timeline("8s");
+    if json["runs"][0]["events"][1]["serves_after_ms"].is_null() {
+        // On a busy machine a start may take longer.
+        json = timeline("30s");
+    }
     let summary = &json["summary"];
     assert_eq!((&summary["lost_writes"], &summary["lost_sessions"]), (&Value::from(0), &Value::from(0)));
     assert_eq!(summary["unchecked_sessions"], 0);

@@ -84,6 +84,15 @@ fn client(s: &Server) -> Client {
     until("a client", || Client::try_connect(s.client_port()).ok())
 }
 
+/// Which one leads, when the others follow: before that no follower of the leader is dispensable.
+fn until_all_serve(servers: &[Server]) -> usize {
+    until("a leader and its followers", || {
+        let modes: Vec<Option<String>> = servers.iter().map(mode).collect();
+        let follow = modes.iter().filter(|m| m.as_deref() == Some("follower")).count();
+        (follow + 1 == servers.len()).then(|| modes.iter().position(|m| m.as_deref() == Some("leader")))?
+    })
+}
+
 fn mode(s: &Server) -> Option<String> {
     let mut socket = TcpStream::connect(s.client_addr()).ok()?;
     socket.write_all(b"srvr").ok()?;
@@ -199,7 +208,7 @@ fn roles_change_without_an_election() {
     let [one, two, three] = &places[..] else { unreachable!() };
     let all: Vec<&Place> = places.iter().collect();
     let servers: Vec<Server> = places.iter().map(|p| p.start(&all, &limits())).collect();
-    let leader = until("a leader", || servers.iter().position(|s| mode(s).as_deref() == Some("leader")));
+    let leader = until_all_serve(&servers);
     let other = (leader + 1) % 3;
     let place = [one, two, three][other];
     let mut c = client(&servers[leader]);
@@ -222,7 +231,7 @@ fn a_reconfiguration_without_its_quorum_yet_refuses_the_next() {
     let places = Place::of(1..=3);
     let all: Vec<&Place> = places.iter().collect();
     let servers: Vec<Server> = places.iter().map(|p| p.start(&all, &limits())).collect();
-    let leader = until("a leader", || servers.iter().position(|s| mode(s).as_deref() == Some("leader")));
+    let leader = until_all_serve(&servers);
     let (other, third) = ((leader + 1) % 3, (leader + 2) % 3);
     // Whichever server is asked: the leader decides.
     for (at, role) in [(leader, "observer"), (third, "participant")] {
@@ -253,7 +262,7 @@ fn a_client_address_moves_at_once_and_connections_go_on() {
     let places = Place::of(1..=3);
     let all: Vec<&Place> = places.iter().collect();
     let servers: Vec<Server> = places.iter().map(|p| p.start(&all, &limits())).collect();
-    let leader = until("a leader", || servers.iter().position(|s| mode(s).as_deref() == Some("leader")));
+    let leader = until_all_serve(&servers);
     // A leader, then a follower; through itself.
     for at in [leader, (leader + 1) % 3] {
         let [quorum, election, old] = places[at].ports;
