@@ -5,9 +5,12 @@ mod peers_support;
 use engine::ids::{LinkId, ServerId};
 use engine::zab::Links;
 use net::peers::{PeerEvent, PeerOptions};
-use peers_support::{Node, PATIENCE, beside, connect, lines, quorum_addr, until, until_or_busy};
+use peers_support::{
+    Node, PATIENCE, beside, connect, free_port, lines, own_host, quorum_addr, until, until_or_busy,
+};
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 /// A learner (1), its leader (2), and the two ends of their link.
 fn linked(options: PeerOptions) -> (Node, Node, LinkId, LinkId) {
@@ -134,6 +137,37 @@ fn a_reader_that_stops_fills_our_buffer_and_nothing_else() {
         got == sent * piece.len()
     });
     assert_eq!(a.peers.unsent(x), 0);
+}
+
+/// Takes no connection, and refuses none: as a host that is gone.
+fn silent(at: (&str, u16)) -> (TcpListener, Vec<TcpStream>) {
+    let listener = TcpListener::bind(at).expect("free");
+    rustix::net::listen(&listener, 0).expect("it listens already");
+    let address = listener.local_addr().expect("bound");
+    let fill = || TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok();
+    let held: Vec<TcpStream> = std::iter::from_fn(fill).take(20).collect();
+    assert!(held.len() < 20, "its queue is full");
+    (listener, held)
+}
+
+#[test]
+fn an_observer_reaches_its_leader_although_a_voter_is_silent() {
+    let mut l = lines(3);
+    let gone = own_host();
+    l[2].addresses[0].0 = gone.clone();
+    l[0].observer = true;
+    let port = free_port(&gone);
+    let _held = silent((&gone, port));
+    // The dial has not much more time than one try.
+    let options = PeerOptions { observer_master_port: port, dial_limit_ms: 6_000, ..PeerOptions::default() };
+    let (mut a, mut b) = (Node::with(1, &l, options.clone()), Node::with(2, &l, options));
+    b.peers.listen(true);
+    let link = a.peers.dial(ServerId(2));
+    until("an end", &mut [&mut a, &mut b], |n| {
+        n[0].saw(&PeerEvent::Up(link)) || !n[0].downs(link).is_empty()
+    });
+    assert_eq!(a.downs(link), [""; 0]);
+    assert_eq!(a.peers.address_of(link), Some(quorum_addr(&l[1])));
 }
 
 #[test]

@@ -32,7 +32,9 @@ const KEPT_BYTES: usize = 1 << 20;
 /// last. A leader opens its port a moment after its followers have elected it.
 const TRIES: u32 = 5;
 const TRIES_MS: u64 = 500;
-/// So long an observer tries only voters that follow; then the leader as well, ms.
+/// So long an observer tries only voters that follow; then the leader, and them behind it, ms. Or a quarter of the time
+/// that a dial may take, if that is less: the leader may need this observer's promise for a quorum, if it votes after the
+/// reconfiguration that is under way, and waits no longer.
 const MASTERS_MS: u64 = 1_000;
 const PAUSE_MS: (u64, u64) = (5, 100);
 /// Links that were closed and wait for the peer to end, too.
@@ -169,15 +171,22 @@ impl Links {
         self.masters = masters;
     }
 
-    /// Where a learner of that leader connects: an observer to a voter that follows, if there is one in time.
-    fn targets(&self, leader: ServerId, tried_ms: u64) -> Vec<Target> {
+    fn masters_ms(&self) -> u64 {
+        if self.masters.is_empty() { 0 } else { MASTERS_MS.min(self.limits.dial_limit_ms / 4) }
+    }
+
+    /// Where a learner of that leader connects, and how long it may try: an observer to a voter that follows, if there is
+    /// one in time. Behind that the leader comes first, since one of the others may be silent for as long as it has.
+    fn targets(&self, leader: ServerId, tried_ms: u64) -> (Vec<Target>, u64) {
         let masters =
             self.masters.iter().filter(|(id, _)| *id != leader).flat_map(|(_, at)| at.iter().cloned());
         let mut targets: Vec<Target> = masters.collect();
-        if targets.is_empty() || tried_ms >= MASTERS_MS {
-            targets.extend(self.members.get(&leader).cloned().unwrap_or_default());
+        let only_masters = !targets.is_empty() && tried_ms < self.masters_ms();
+        if !only_masters {
+            targets.splice(..0, self.members.get(&leader).cloned().unwrap_or_default());
         }
-        targets
+        let until = if only_masters { self.masters_ms() } else { self.limits.dial_limit_ms };
+        (targets, self.limits.connect_timeout_ms.min(until.saturating_sub(tried_ms)).max(1))
     }
 
     fn add(&mut self, state: State, peer: Option<SocketAddr>) -> LinkId {
@@ -230,8 +239,9 @@ impl Links {
     fn drive_dial(&mut self, id: LinkId, tools: &mut Tools) -> bool {
         let next = match self.links.get(&id).map(|l| &l.state) {
             Some(State::Dialling(d)) if d.attempt.is_none() => self.targets(d.to, tools.now.since(d.began)),
-            _ => Vec::new(),
+            _ => (Vec::new(), 0),
         };
+        let masters_ms = self.masters_ms();
         let Some(link) = self.links.get_mut(&id) else { return false };
         let State::Dialling(dial) = &mut link.state else { return false };
         let attempt = match &mut dial.attempt {
@@ -241,9 +251,8 @@ impl Links {
                 let token = tools.epoll.next_token();
                 self.tokens.insert(token, id);
                 dial.tries += 1;
-                let left = self.limits.dial_limit_ms.saturating_sub(tools.now.since(dial.began));
-                let timeout = self.limits.connect_timeout_ms.min(left).max(1);
-                dial.attempt.insert(Attempt::new(token, next, timeout))
+                let (targets, timeout_ms) = next;
+                dial.attempt.insert(Attempt::new(token, targets, timeout_ms))
             }
         };
         let token = attempt.token();
@@ -257,7 +266,7 @@ impl Links {
             Progress::Failed(why) => {
                 self.tokens.remove(&token);
                 let spent = tools.now.since(dial.began);
-                let patience_ms = if self.masters.is_empty() { TRIES_MS } else { TRIES_MS + MASTERS_MS };
+                let patience_ms = TRIES_MS + masters_ms;
                 if spent >= self.limits.dial_limit_ms || (dial.tries >= TRIES && spent >= patience_ms) {
                     let (to, tries) = (dial.to, dial.tries);
                     link.ended(format!(

@@ -4,6 +4,7 @@
 //! Invariants, as `engine::zab::Links` promises them: of an election message only the newest waits for a connection; the
 //! bytes of a link arrive in order, and end at any byte; a link is told down once, behind what arrived.
 
+use crate::node::INIT_LIMIT;
 use crate::node::PeerIn;
 use crate::plan::Breach;
 use crate::ports::{Ask, Ports};
@@ -17,7 +18,7 @@ const WINDOW_BYTES: usize = 64 << 10;
 /// A dial is given up after this: nobody listens; nobody answers.
 const REFUSED_US: u64 = 500_000;
 const UNANSWERED_US: u64 = 5_000_000;
-/// An observer tries the followers for so long before it asks the leader.
+/// An observer tries the followers for so long before it asks the leader; or for a quarter of `initLimit`.
 const MASTERS_US: u64 = 1_000_000;
 
 /// One end of a link, at a life of a member.
@@ -242,6 +243,10 @@ impl World {
         self.push(at, Ev::Dial { link: self.net.links.len() - 1 });
     }
 
+    fn masters_us(&self) -> u64 {
+        MASTERS_US.min(self.plan.tick_ms * INIT_LIMIT * 1_000 / 4)
+    }
+
     /// Whom an observer tries before the leader, as `net::peers` orders them.
     pub fn masters_of(&self, node: usize, leader: usize) -> Vec<usize> {
         let me = self.nodes[node].id;
@@ -271,12 +276,12 @@ impl World {
         let open = |to: usize, on: fn(&Ports) -> bool| {
             !self.net.cut_between(from, to) && self.nodes[to].running.as_ref().is_some_and(|r| on(&r.ports))
         };
-        if let Some(master) = l.masters.iter().find(|n| open(**n, |p| p.relaying)) {
-            return Ok(*master);
-        }
-        let asks_leader = l.masters.is_empty() || self.at_us - l.began_us >= MASTERS_US;
+        let asks_leader = l.masters.is_empty() || self.at_us - l.began_us >= self.masters_us();
         if asks_leader && open(leader, |p| p.listening) {
             return Ok(leader);
+        }
+        if let Some(master) = l.masters.iter().find(|n| open(**n, |p| p.relaying)) {
+            return Ok(*master);
         }
         Err(self.net.cut_between(from, leader))
     }
@@ -292,7 +297,7 @@ impl World {
         let to = match self.open_door(link) {
             Ok(to) => to,
             Err(cut) => {
-                let patience = if self.net.links[link].masters.is_empty() { 0 } else { MASTERS_US };
+                let patience = if self.net.links[link].masters.is_empty() { 0 } else { self.masters_us() };
                 if waited > patience + if cut { UNANSWERED_US } else { REFUSED_US } {
                     self.net.links[link].open = true;
                     self.net.links[link].ends[1].closed = true;

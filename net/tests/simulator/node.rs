@@ -36,6 +36,8 @@ const STEPS_PER_BATCH: usize = 8;
 /// Batches that a shard may be behind.
 const CHANGE_RING: usize = 8;
 const PACKET_MAX: usize = 64 << 20;
+/// Ticks.
+pub const INIT_LIMIT: u64 = 10;
 
 /// What the others' sockets bring.
 pub enum PeerIn {
@@ -175,7 +177,7 @@ impl Running {
             me: node.id,
             observer: !members.is_voter(node.id),
             tick_ms: plan.tick_ms,
-            init_limit: 10,
+            init_limit: INIT_LIMIT,
             sync_limit: 5,
             epoch_wait_ms: None,
             knobs: Knobs { finalize_wait_ms: 20, notification_min_ms: 20, notification_max_ms: 60_000 },
