@@ -190,6 +190,10 @@ impl Errands {
         wires: &mut Wires,
         now: Now,
     ) {
+        if self.ready.is_some() && server.is_loading() == Some(link) {
+            // A state waits until no shard reads the old one; `swap` goes on from here.
+            return;
+        }
         if self.behind.as_ref().is_some_and(|(l, _)| *l == link) {
             let (_, mut bytes) = self.behind.take().expect("looked at above");
             bytes.append(&mut wires.take(link));

@@ -573,8 +573,9 @@ impl World {
     fn client_event(&mut self, client: usize) {
         let acts = self.clients[client].tick(self.at_us, &self.oracle);
         self.client_acts(client, acts);
-        let think = self.plan.think_us;
-        let at = self.at_us + self.dice.delay_us(think);
+        // Who thinks for longer than its session lasts loses that.
+        let think = self.dice.delay_us(self.plan.think_us).min(self.plan.session_ms as u64 * 1000 / 6);
+        let at = self.at_us + think;
         self.push(at, Ev::Client { client });
     }
 
