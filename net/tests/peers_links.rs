@@ -158,8 +158,8 @@ fn an_observer_reaches_its_leader_although_a_voter_is_silent() {
     l[0].observer = true;
     let port = free_port(&gone);
     let _held = silent((&gone, port));
-    // The dial has not much more time than one try.
-    let options = PeerOptions { observer_master_port: port, dial_limit_ms: 6_000, ..PeerOptions::default() };
+    // The dial has less time than one try may take.
+    let options = PeerOptions { observer_master_port: port, dial_limit_ms: 4_000, ..PeerOptions::default() };
     let (mut a, mut b) = (Node::with(1, &l, options.clone()), Node::with(2, &l, options));
     b.peers.listen(true);
     let link = a.peers.dial(ServerId(2));
