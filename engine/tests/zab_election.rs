@@ -416,6 +416,29 @@ fn in_a_reconfiguration_both_ensembles_must_agree() {
     assert_eq!(one.timeout(MS.plus(1_000)).unwrap().state, Leading);
 }
 
+/// Each of the two needs the other: one that knows of the reconfiguration, and one that votes only after it and does not.
+#[test]
+fn the_round_of_who_is_to_vote_and_does_not_know_it_is_caught_up_with() {
+    let now = Members::parse("server.1=a:1:2\nserver.2=b:1:2:observer\nversion=100000000").unwrap();
+    let next = Members::parse("server.1=a:1:2\nserver.2=b:1:2\nversion=100000001").unwrap();
+    let mut one = One::looking(1, &now, 7);
+    one.e.set_members(Arc::new(now.clone()), Some(Arc::new(next)));
+    one.start(1, 7);
+    let mut two = One::looking(2, &now, 5);
+    (0..5).for_each(|_| two.start(2, 5));
+    for _ in 0..5 {
+        let (of_one, of_two) = (std::mem::take(&mut one.said.0), std::mem::take(&mut two.said.0));
+        of_one.iter().for_each(|(_, n)| drop(two.hear(1, n)));
+        for (_, n) in of_two {
+            if let Some(decided) = one.hear(2, &n) {
+                assert_eq!((decided.leader, decided.state), (id(1), Leading));
+                return;
+            }
+        }
+    }
+    panic!("they never agree");
+}
+
 #[test]
 fn a_newer_configuration_is_reported_while_looking() {
     let ours = members(3, 0);

@@ -237,6 +237,7 @@ impl Election {
             return None;
         }
         if !self.votes(n.leader) {
+            self.catch_up(n, now, links);
             return None;
         }
         match n.state {
@@ -460,6 +461,16 @@ impl Election {
         let mut out = Vec::with_capacity(44 + self.text.len());
         n.encode(&mut out);
         out
+    }
+
+    /// Who does not know yet that it votes after the reconfiguration under way wants nobody, and hears nobody in a round
+    /// before its own. Its voice may be needed, so its round is taken over.
+    fn catch_up(&mut self, n: &Notification, now: MonoMs, links: &mut dyn Links) {
+        let Some(hunt) = &self.hunt else { return };
+        let wants_nobody = n.state == PeerState::Looking && n.leader == Vote::NOBODY.leader;
+        if wants_nobody && n.round > self.round && self.votes(self.me) {
+            self.enter(n.round, hunt.initial, now, links);
+        }
     }
 
     fn heard_candidate(
