@@ -11,7 +11,7 @@ use socket2::SockRef;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -636,6 +636,31 @@ fn without_descriptors_the_listener_rests<R: Reactor>(reactor: R) {
     println!("rested");
 }
 
+/// Runs in a process of its own, too. What the server opens for itself is not kept from it by its clients.
+fn the_last_descriptors_are_not_for_clients<R: Reactor>(reactor: R) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let mut b = Bench::new(reactor);
+    let mut peers: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(b.addr).unwrap()).collect();
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(128), maximum }).unwrap();
+    // A quarter of them is kept: 96 is the first that no client gets.
+    let mut files = Vec::new();
+    while files.last().is_none_or(|f: &std::fs::File| f.as_raw_fd() < 94) {
+        files.push(std::fs::File::open("/dev/null").unwrap());
+    }
+    let first = b.accept();
+    assert_eq!(first.as_fd().as_raw_fd(), 95);
+    assert!(b.waiting.is_empty(), "one is taken");
+    peers[1].set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(matches!(peers[1].read(&mut [0; 1]), Ok(0) | Err(_)), "the other is told to go elsewhere");
+    let own: Vec<_> = (0..32).map_while(|_| std::fs::File::open("/dev/null").ok()).collect();
+    assert_eq!(own.len(), 32, "ours are there");
+    drop((own, first, files));
+    let _third = TcpStream::connect(b.addr).unwrap();
+    b.accept();
+    println!("rested");
+}
+
 /// Re-runs one ignored test of this file in a process of its own.
 fn in_a_process_of_its_own(test: &str) {
     let me = std::env::current_exe().unwrap();
@@ -732,6 +757,18 @@ macro_rules! contract {
             #[test]
             fn a_shortage_of_descriptors_is_survived() {
                 let this = concat!(stringify!($name), "::without_descriptors_the_listener_rests");
+                if $allowed {
+                    super::in_a_process_of_its_own(this);
+                }
+            }
+            #[test]
+            #[ignore = "run by clients_leave_descriptors_to_the_server, in a process of its own"]
+            fn the_last_descriptors_are_not_for_clients() {
+                super::the_last_descriptors_are_not_for_clients($make);
+            }
+            #[test]
+            fn clients_leave_descriptors_to_the_server() {
+                let this = concat!(stringify!($name), "::the_last_descriptors_are_not_for_clients");
                 if $allowed {
                     super::in_a_process_of_its_own(this);
                 }
