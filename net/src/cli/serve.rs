@@ -108,6 +108,12 @@ fn log_configuration(c: &Config) {
         jute_max_buffer = l.jute_max_buffer,
         "configuration"
     );
+    if c.purge.is_none() {
+        tracing::warn!(
+            "autopurge.purgeInterval is not set: old snapshots and log are kept until the disk is full; zkCleanup.sh does \
+             not know these files"
+        );
+    }
     if l.skip_acl {
         tracing::warn!("skipACL=yes: every client may read and change everything");
     }

@@ -29,6 +29,8 @@ const WRITE_BYTES: usize = 1 << 20;
 const DURABLE_POLL: Duration = Duration::from_millis(10);
 /// After a failed snapshot, ms until the next attempt.
 const RETRY_MS: u64 = 60_000;
+/// Between two looks at the room on disk, ms. A segment may be written in half a second.
+const LOOK_MS: u64 = 100;
 
 /// Figures for status commands.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,6 +49,10 @@ pub struct Snapshots {
     digests: bool,
     purge: Option<Purge>,
     next_purge: MonoMs,
+    /// Something may have become superfluous; deleted as soon as the thread before has ended.
+    purge_wanted: bool,
+    purging: Option<JoinHandle<()>>,
+    segment_bytes: u64,
     /// Where the newest snapshot stands.
     newest: Position,
     bytes_at_newest: u64,
@@ -103,8 +109,12 @@ impl Snapshots {
             every_txns: profile.snapshot_txns,
             every_bytes: profile.snapshot_log_bytes,
             digests: config.limits.digest,
-            next_purge: now.mono.plus(config.purge.map_or(u64::MAX, |p| p.interval_ms)),
+            // At once: a server that is started more often than that would never purge.
+            next_purge: config.purge.map_or(MonoMs(u64::MAX), |_| now.mono),
             purge: config.purge,
+            purge_wanted: false,
+            purging: None,
+            segment_bytes: profile.segment_bytes,
             newest,
             bytes_at_newest: 0,
             running: None,
@@ -122,16 +132,25 @@ impl Snapshots {
         let applied = journal.position_behind(server.zab().applied_ticket());
         let behind = applied.0 - self.newest.0.min(applied.0);
         let bytes = journal.stats().bytes;
-        let due = behind >= self.every_txns || bytes - self.bytes_at_newest >= self.every_bytes;
+        let bytes = bytes - self.bytes_at_newest;
+        // With no room left an early snapshot sets log free, if a segment of it lies behind the one before.
+        let early = self.short && self.purge.is_some() && bytes >= self.segment_bytes;
+        let due = behind >= self.every_txns || bytes >= self.every_bytes || early;
         // What no role has confirmed may still be taken back.
         let due = due && behind > 0 && server.is_confirmed();
         if due && self.running.is_none() && now.mono >= self.not_before && !shared.is_stopping() {
             self.begin(server, journal, applied, now);
         }
         self.look_at_room(journal, now);
-        if let Some(purge) = self.purge.filter(|_| now.mono >= self.next_purge) {
-            self.next_purge = now.mono.plus(purge.interval_ms);
-            self.purge(purge.keep_snapshots as usize, journal);
+        if let Some(purge) = self.purge {
+            if now.mono >= self.next_purge {
+                self.next_purge = now.mono.plus(purge.interval_ms);
+                self.purge_wanted = true;
+            }
+            if self.purge_wanted && self.purging.as_ref().is_none_or(JoinHandle::is_finished) {
+                self.purge_wanted = false;
+                self.purge(purge.keep_snapshots as usize, journal);
+            }
         }
     }
 
@@ -142,18 +161,23 @@ impl Snapshots {
 
     /// No room for the next segment of the log: said once, and what may be deleted is deleted.
     fn look_at_room(&mut self, journal: &Journal, now: Now) {
-        if now.mono.since(self.looked) < 1_000 {
+        if now.mono.since(self.looked) < LOOK_MS {
             return;
         }
         self.looked = now.mono;
         let short = journal.reader().low_on_space();
         if short && !self.short {
+            let off = if self.purge.is_some() {
+                ""
+            } else {
+                "; autopurge.purgeInterval is not set, so nothing is deleted"
+            };
             tracing::error!(
-                "no room for the log's next segment: free disk space now; when the current one is full the server ends"
+                "no room for the log's next segment: free disk space now; when the current one is full the server ends{off}"
             );
-            if let Some(purge) = self.purge {
-                self.purge(purge.keep_snapshots as usize, journal);
-            }
+            self.purge_wanted = true;
+        } else if self.short && !short {
+            tracing::info!("there is room for the log again");
         }
         self.short = short;
     }
@@ -206,6 +230,7 @@ impl Snapshots {
                 );
                 self.newest = t.position;
                 self.not_before = now.mono;
+                self.purge_wanted = true;
                 self.stats.time_ms.record(t.took_ms);
                 self.stats.last_zxid = t.zxid;
                 self.stats.last_wall_s = now.wall.0 / 1000;
@@ -226,9 +251,12 @@ impl Snapshots {
         if let Some(running) = self.running.take() {
             let _whatever = running.thread.join();
         }
+        if let Some(thread) = self.purging.take() {
+            let _whatever = thread.join();
+        }
     }
 
-    fn purge(&self, keep: usize, journal: &Journal) {
+    fn purge(&mut self, keep: usize, journal: &Journal) {
         // Deleting large files takes its time; the core does not wait for it.
         let (data, log) = (self.data.clone(), journal.reader().clone());
         let thread = std::thread::Builder::new().name("purge".into()).spawn(move || {
@@ -238,8 +266,11 @@ impl Snapshots {
                 Err(e) => tracing::warn!("old snapshots cannot be deleted: {e}"),
             }
         });
-        if let Err(e) = thread {
-            tracing::warn!("the purge thread cannot start: {e}; it is tried again at the next purge");
+        match thread {
+            Ok(thread) => self.purging = Some(thread),
+            Err(e) => {
+                tracing::warn!("the purge thread cannot start: {e}; it is tried again at the next purge")
+            }
         }
     }
 

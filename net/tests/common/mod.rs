@@ -100,6 +100,7 @@ pub fn create(c: &mut Client, path: &str, data: &[u8]) -> ReplyHeader {
     c.call(Op::Create, |o| request.encode(o)).0
 }
 
+#[allow(dead_code)] // Not every test that shares this reads.
 pub fn get(c: &mut Client, path: &str) -> (ReplyHeader, Option<Vec<u8>>) {
     let (header, body) = c.call(Op::GetData, |o| PathWatch { path: path.into(), watch: false }.encode(o));
     let mut d = Decoder::new(&body);
