@@ -5,6 +5,7 @@ use crate::drive::Arrival;
 use crate::ensemble::{self, Ensemble, ServerOption, Target};
 use crate::workload::{AclChoice, Distribution, Mix};
 use crate::{demo, fanout, hold, run, timeline};
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -57,6 +58,19 @@ enum Command {
 }
 
 impl Command {
+    /// What is written at the end.
+    fn files(&self) -> Vec<&PathBuf> {
+        let files = match self {
+            Command::Run(args) => [&args.json, &args.hdr],
+            Command::Timeline(args) => [&args.json, &args.html],
+            Command::Fanout(args) => [&args.json, &None],
+            Command::Idle(args) => [&args.json, &None],
+            Command::Fill(args) => [&args.json, &None],
+            _ => [&None, &None],
+        };
+        files.into_iter().flatten().collect()
+    }
+
     /// The commands that have a target.
     fn target(&mut self) -> Option<&mut TargetArgs> {
         match self {
@@ -500,6 +514,11 @@ pub fn main() -> ExitCode {
 
 /// Does what the command says, on servers of its own if it asks for some; `false` if that went wrong in some way.
 fn perform(mut command: Command) -> anyhow::Result<bool> {
+    for file in command.files() {
+        // Told now, not behind a long run whose result would be lost. What is there stays until then.
+        let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
+        opened.with_context(|| format!("cannot write {}", file.display()))?;
+    }
     let local = command.target().map(|target| target.local.clone());
     let mut servers = local.and_then(|local| Ensemble::start(&local).transpose()).transpose()?;
     if let Some(servers) = &servers {

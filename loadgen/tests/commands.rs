@@ -84,6 +84,18 @@ fn wrong_usage_is_exit_code_2_and_says_what_is_allowed() {
 }
 
 #[test]
+fn a_file_that_cannot_be_written_is_told_before_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let nowhere = dir.path().join("no/such.json");
+    let nowhere = nowhere.to_str().unwrap();
+    for (command, flag) in [("run", "--json"), ("run", "--hdr"), ("timeline", "--html"), ("fill", "--json")] {
+        let out = loadgen(&[command, "--hosts", "127.0.0.1:1", flag, nowhere]);
+        assert_eq!(out.status.code(), Some(1), "{command} {flag}: {}", text(&out.stderr));
+        assert!(text(&out.stderr).contains("cannot write"), "{}", text(&out.stderr));
+    }
+}
+
+#[test]
 fn errors_are_exit_code_1_and_are_listed() {
     let refuse = Some((engine::proto::Op::GetData, engine::error::Code::NONODE));
     let fake = Fake::start(Manners { refuse, ..Manners::default() });

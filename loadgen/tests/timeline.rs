@@ -85,6 +85,20 @@ fn acknowledged_writes_that_are_not_there_are_counted() {
 }
 
 #[test]
+fn only_servers_of_its_own_can_be_killed() {
+    for kill in [["--kill", "leader@100ms"], ["--kill-every", "200ms"]] {
+        let fake = Fake::start(Manners::default());
+        let out = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+            .args(["timeline", "--hosts", &fake.address.to_string(), "--down", "50ms", "--duration", "500ms"])
+            .args(kill)
+            .output()
+            .expect("the binary runs");
+        assert_eq!(out.status.code(), Some(1), "{}", support::text(&out.stdout));
+        assert!(support::text(&out.stderr).contains("--ensemble"), "{}", support::text(&out.stderr));
+    }
+}
+
+#[test]
 fn refusals_are_errors() {
     let refuse = Some((engine::proto::Op::SetData, engine::error::Code::NOAUTH));
     let (out, json, _) = once(Manners { refuse, ..Manners::default() });

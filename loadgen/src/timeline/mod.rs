@@ -115,6 +115,11 @@ fn schedule(args: &TimelineArgs, servers: usize) -> anyhow::Result<Schedule> {
     {
         bail!("--kill: an event at {last:?} is not within --duration {:?}", args.duration);
     }
+    if servers == 0 && schedule.last().is_some() {
+        bail!(
+            "--kill and --kill-every need servers that loadgen has started itself: give --ensemble instead of --hosts"
+        );
+    }
     if schedule.largest_id() > servers {
         bail!("--kill: there is no server {}, only 1 to {servers}", schedule.largest_id());
     }
