@@ -418,6 +418,34 @@ fn a_server_of_its_own_beside_zookeepers_files_is_not_imported_into() {
 }
 
 #[test]
+fn a_data_dir_that_is_a_version_2_itself_is_no_empty_one() {
+    for name in ["snapshot.0", "log.1"] {
+        let place = Place::golden(&[name]);
+        let why = migrate::before_serving(&config(&place.version_2()), false).unwrap_err().to_string();
+        assert!(why.contains(name) && why.contains("dataDir"), "{why}");
+        let mut apart = config(&place.path("data"));
+        apart.data_log_dir = place.version_2();
+        let why = migrate::before_serving(&apart, false).unwrap_err().to_string();
+        assert!(why.contains(name) && why.contains("dataLogDir"), "{why}");
+    }
+    // Who has begun there goes on: the files beside ours are somebody's copies.
+    let place = Place::with(&[]);
+    let options = net::embed::Options { data_dir: Some(place.version_2()), ..net::embed::Options::default() };
+    Server::start(options).unwrap().stop().unwrap();
+    place.put("snapshot.8", &golden("snapshot.8"));
+    assert!(migrate::before_serving(&config(&place.version_2()), false).unwrap().is_none());
+}
+
+#[test]
+fn an_empty_log_is_told() {
+    let place = Place::golden(&["snapshot.0", "log.1"]);
+    place.put("log.9", b"");
+    let imported = place.import("data").unwrap();
+    assert_eq!((imported.txns, imported.notes.len()), (8, 1), "{:?}", imported.notes);
+    assert!(imported.notes[0].contains("log.9 is empty"), "{:?}", imported.notes);
+}
+
+#[test]
 fn logs_in_a_directory_of_their_own() {
     let place = Place::golden(&["snapshot.0"]);
     let logs = place.path("logs");

@@ -87,6 +87,11 @@ impl DataDir {
         Ok((Arc::new(dir), names))
     }
 
+    /// Whether one of ours was begun there.
+    pub fn is_begun(disk: &dyn Disk, path: &Path) -> bool {
+        disk.list(path).is_ok_and(|names| names.iter().any(|n| n == MARKER))
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

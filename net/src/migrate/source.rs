@@ -159,6 +159,15 @@ pub(super) fn holds_files(dir: &Path) -> Result<bool> {
     }
 }
 
+/// A file of ZooKeeper's that lies in `dir` itself, as in a `version-2`. Our logs have 16 digits.
+pub(super) fn stray(dir: &Path) -> Result<Option<Named>> {
+    if !dir.is_dir() {
+        return Ok(None);
+    }
+    let logs = named(dir, "log.")?.into_iter().filter(|l| l.name().len() < "log.".len() + 16);
+    Ok(named(dir, "snapshot.")?.into_iter().chain(logs).next())
+}
+
 /// The directory with the files: `dir/version-2`, or `dir` itself when it is one.
 fn version_2(dir: &Path) -> Result<PathBuf> {
     let inside = dir.join(VERSION_2);

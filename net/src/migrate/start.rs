@@ -4,10 +4,11 @@
 //! Invariant: with ZooKeeper's files in the directory, a server starts only on what was imported from them, and not
 //! when they were written to since.
 
-use super::source::holds_files;
+use super::source::{holds_files, stray};
 use super::{Imported, Source, Target, VERSION_2, WRITTEN, import};
 use crate::config::Config;
 use anyhow::{Context, Result, bail};
+use std::path::Path;
 use wal::disk::RealDisk;
 use wal::{DataDir, Import};
 
@@ -21,6 +22,8 @@ pub const FORBID: &str = "SERVAL_NO_IMPORT";
 /// As [`import()`]; an import is needed and forbidden; the files were written to after they were imported.
 pub fn before_serving(config: &Config, forbidden: bool) -> Result<Option<Imported>> {
     let (dir, log_dir) = (&config.data_dir, &config.data_log_dir);
+    refuse_version_2(dir, "dataDir")?;
+    refuse_version_2(log_dir, "dataLogDir")?;
     let in_data = holds_files(dir)?;
     let in_logs = log_dir != dir && holds_files(log_dir)?;
     if !in_data && !in_logs {
@@ -53,6 +56,22 @@ pub fn before_serving(config: &Config, forbidden: bool) -> Result<Option<Importe
     }
     let target = Target { data_dir: dir.clone(), log_dir: log_dir.clone() };
     import(&source, &target, false).map(Some).with_context(what)
+}
+
+/// A directory that is a `version-2` itself holds none, so that a server would begin in it with nothing. Who has begun is
+/// left alone.
+fn refuse_version_2(dir: &Path, key: &str) -> Result<()> {
+    if !DataDir::is_begun(&RealDisk::buffered(), dir)
+        && let Some(file) = stray(dir)?
+    {
+        bail!(
+            "{} holds ZooKeeper's files itself ({}), so it is what ZooKeeper calls {VERSION_2}: write the directory above \
+             it into {key}",
+            dir.display(),
+            file.name()
+        );
+    }
+    Ok(())
 }
 
 /// The same import by hand.

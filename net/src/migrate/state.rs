@@ -308,6 +308,14 @@ impl Replay {
     fn file(&mut self, file: &Named) -> Result<()> {
         let mut parser = log::Parser::new(Bounds::default());
         let from = File::open(&file.path)?;
+        if from.metadata()?.len() == 0 {
+            // Made a moment before ZooKeeper died, or emptied by whatever damaged the disk: ZooKeeper does not start from it.
+            self.notes.push(format!(
+                "{} is empty and left out: unless ZooKeeper died when it had just been made, transactions from {} on are lost",
+                file.name(),
+                file.zxid
+            ));
+        }
         let rest = pump(from, |bytes| {
             parser.feed(bytes, |at, txn| {
                 self.record(txn).map_err(|e| Failed::Txn(e.context(format!("the record at byte {at}"))))
