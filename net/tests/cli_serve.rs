@@ -20,12 +20,17 @@ struct Running {
 impl Running {
     /// Started in `cwd`, serving.
     fn start(cwd: &Path, args: &[&str]) -> Running {
+        Running::start_with_log(cwd, args, Stdio::inherit())
+    }
+
+    /// The same with its log somewhere else.
+    fn start_with_log(cwd: &Path, args: &[&str], log: Stdio) -> Running {
         let mut child = Command::new(env!("CARGO_BIN_EXE_serval"))
             .arg("serve")
             .args(args)
             .current_dir(cwd)
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(log)
             .spawn()
             .expect("the binary starts");
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -100,6 +105,29 @@ fn without_a_zoo_cfg_it_says_what_it_is_and_status_finds_it() {
         serval(&["wal", "verify", dir.path().join("serval-data").to_str().unwrap()]).status.code(),
         Some(0)
     );
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let server = Running::start_with_log(tmp.path(), &["--client-port", "0"], full.into());
+    assert_eq!(server.word("ruok"), "imok");
+    assert_eq!(server.end(rustix::process::Signal::TERM), Some(0));
+    // Whoever read it has gone.
+    let mut server = Running::start_with_log(tmp.path(), &["--client-port", "0"], Stdio::piped());
+    drop(server.child.stderr.take());
+    assert_eq!(server.word("ruok"), "imok");
+    assert_eq!(server.end(rustix::process::Signal::TERM), Some(0));
+    // Whoever should read it does not: more lines than a pipe holds.
+    let cfg = tmp.path().join("zoo.cfg");
+    let unknown: String = (0..2_000).map(|n| format!("unknown{n}=1\n")).collect();
+    std::fs::write(&cfg, format!("dataDir={}\nclientPort=1\n{unknown}", tmp.path().join("data").display()))
+        .unwrap();
+    let args = ["--config", cfg.to_str().unwrap(), "--client-port", "0"];
+    let server = Running::start_with_log(tmp.path(), &args, Stdio::piped());
+    assert!(server.word("srvr").contains("Mode: standalone"));
+    assert_eq!(server.end(rustix::process::Signal::TERM), Some(0));
 }
 
 #[test]

@@ -2,11 +2,12 @@
 //!
 //! Lives here: arguments, exit codes, dispatch. `serve` runs a server, `status` asks running ones, `walk` looks into a
 //! data directory, `moving` imports and exports ZooKeeper's, `process` sets up what belongs to the whole process (log,
-//! limits, signals, panics).
+//! limits, signals, panics), `lines` writes the log.
 //! Not here: the server itself (`server`), configuration (`config`).
 //! Invariants: process-global state is touched only below this module, so that servers can be embedded; what was asked
 //! for goes to standard output, everything else to standard error; the exit codes are those of `EXIT_CODES`.
 
+mod lines;
 mod moving;
 mod process;
 mod serve;
@@ -178,7 +179,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
             return if e.use_stderr() { EXIT_USAGE } else { EXIT_OK };
         }
     };
-    match cli.command {
+    let code = match cli.command {
         None => {
             let _ = Cli::command().print_help();
             EXIT_OK
@@ -189,7 +190,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         Some(Command::Export(args)) => moving::export(&args),
         Some(Command::Wal(WalCommand::Dump { dir })) => walk::dump(&dir),
         Some(Command::Wal(WalCommand::Verify { dir })) => walk::verify(&dir),
-    }
+    };
+    lines::finish();
+    code
 }
 
 /// Writes to standard output; a reader that went away is no error.

@@ -4,11 +4,17 @@
 //! Invariants: a panic in any thread ends the process before anything more is acknowledged; the first SIGTERM or
 //! SIGINT ends it in good order, the second at once.
 
+use super::lines::{self, Lines};
 use super::{LogFormat, LogLevel};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+/// How long a panic may take to be told.
+const ABORT_WAIT: Duration = Duration::from_secs(3);
 
 /// Sends log lines of `level` and above to standard error.
 pub fn start_log(level: LogLevel, format: LogFormat) {
@@ -19,7 +25,16 @@ pub fn start_log(level: LogLevel, format: LogFormat) {
         LogLevel::Debug => tracing::Level::DEBUG,
         LogLevel::Trace => tracing::Level::TRACE,
     };
-    let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
+    let out = match Lines::start(io::stderr()) {
+        Ok(lines) => {
+            lines.are_the_log();
+            BoxMakeWriter::new(lines)
+        }
+        Err(_) => BoxMakeWriter::new(io::stderr),
+    };
+    // A line that cannot be written (a full disk, a collector that was restarted) is lost; to complain about it on the same
+    // stream would panic.
+    let lines = tracing_subscriber::fmt().with_max_level(level).log_internal_errors(false).with_writer(out);
     // A second call in one process (tests) keeps the first one's settings.
     let _ = match format {
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).try_init(),
@@ -31,8 +46,14 @@ pub fn start_log(level: LogLevel, format: LogFormat) {
 pub fn abort_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        print(info);
+        // Standard error may be a pipe that nobody empties.
+        let _at_the_latest = std::thread::Builder::new().spawn(|| {
+            std::thread::sleep(ABORT_WAIT);
+            std::process::abort();
+        });
         tracing::error!("a thread panicked; the process ends: {info}");
+        lines::finish();
+        print(info);
         std::process::abort();
     }));
 }
