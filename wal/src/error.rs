@@ -97,6 +97,18 @@ pub enum WalError {
         /// What does not fit.
         what: String,
     },
+    /// The data directory is not the one that belonged to the log.
+    #[error(
+        "{dir} holds the log of another data directory than {data}, which is a new one. See that the data directory is \
+         mounted and that the configuration names it. If it is lost, the epochs that this server has promised are lost with \
+         it: restore both directories from one backup, or move both away and let the server re-sync from its ensemble"
+    )]
+    OtherData {
+        /// Where the log is.
+        dir: PathBuf,
+        /// The data directory that does not know it.
+        data: PathBuf,
+    },
     /// Data may only be imported into a directory without any.
     #[error(
         "{dir} holds data of this server already ({name}): import into another directory, or move it away"

@@ -36,11 +36,19 @@ pub struct Options {
     /// Whether the log runs a thread of its own that prepares segments and purges. Without it the caller calls
     /// `Log::housekeep` (a simulation in one thread does); a roll that finds nothing prepared does it itself.
     pub background: bool,
+    /// [`Log::open_of`] refuses a log with records which its data directory does not name: that directory is a new one, and
+    /// what stood in the old one is lost.
+    pub named: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { segment_bytes: SEGMENT_BYTES_DEFAULT, replay_from: Position(0), background: true }
+        Options {
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
+            replay_from: Position(0),
+            background: true,
+            named: false,
+        }
     }
 }
 

@@ -20,7 +20,7 @@ impl Log {
     /// from a time in which nothing named it.
     ///
     /// # Errors
-    /// `OtherLog`: nothing was changed. As `Log::open` otherwise.
+    /// `OtherLog`: nothing was changed. `OtherData`: no record was. As `Log::open` otherwise.
     pub fn open_of(
         data: &Arc<DataDir>,
         dir: &Arc<DataDir>,
@@ -44,6 +44,12 @@ impl Log {
             return Err(other(format!("it holds no segment of any log, and {of} has had one")));
         }
         let opened = Log::open(dir, options)?;
+        if options.named && known.is_none() && opened.1.next > Position(0) {
+            return Err(WalError::OtherData {
+                dir: dir.path().to_path_buf(),
+                data: data.path().to_path_buf(),
+            });
+        }
         if known.is_none() {
             name.replace(format!("log {:016x}\n", dir.id()).as_bytes())?;
         }

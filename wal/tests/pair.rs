@@ -67,6 +67,25 @@ fn a_log_without_a_segment_is_lost_and_not_empty() {
 }
 
 #[test]
+fn a_new_data_directory_beside_an_old_log_is_refused_where_that_matters() {
+    let disk = FaultyDisk::new(1);
+    serve(&disk, LOG, false).unwrap();
+    let named = Options { segment_bytes: 1 << 16, background: false, named: true, ..Options::default() };
+    let open = |data: &str, log: &str| {
+        let disk = Arc::new(disk.clone());
+        let data = DataDir::open(disk.clone(), data).unwrap();
+        let log = DataDir::open(disk, log).unwrap();
+        Log::open_of(&data, &log, false, named).map(drop)
+    };
+    for _ in 0..2 {
+        let e = open("/new", LOG).unwrap_err();
+        assert!(matches!(e, WalError::OtherData { .. }), "{e}");
+    }
+    open(DIR, LOG).unwrap();
+    open("/new", "/fresh").unwrap();
+}
+
+#[test]
 fn a_directory_from_before_is_taken_unless_its_log_cannot_be_right() {
     let disk = FaultyDisk::new(1);
     serve(&disk, LOG, false).unwrap();

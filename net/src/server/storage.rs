@@ -60,12 +60,16 @@ pub fn recover(config: &Config, profile: &Profile, shards: usize, reach: Reach) 
     let Loaded { db, tree, position: snapshot_at } = load_snapshot(&data, config, shards, Zxid::MAX)?;
     let from_snapshot = db.tree.node_count();
     let snapshot_ms = began.elapsed().as_millis() as u64;
+    let promised = has_begun(&data)?;
+    let imported = DataDir::import_state(&*disk, &config.data_dir)? != Import::Never;
     let options = wal::Options {
         segment_bytes: profile.segment_bytes,
         replay_from: snapshot_at,
+        // Beside a log of its own a new data directory lacks the epochs that were promised. A lone server promises none.
+        named: config.ensemble.is_some() && config.data_log_dir != config.data_dir && !promised && !imported,
         ..wal::Options::default()
     };
-    let (log, report) = Log::open_of(&data, &log_dir, has_begun(&data)?, options)?;
+    let (log, report) = Log::open_of(&data, &log_dir, promised, options)?;
     if let Some(refused) = disk.notice() {
         if profile.wal_io == WalIo::Direct {
             bail!("{refused}; the profile says wal_io = \"direct\": use another file system, or \"auto\"");

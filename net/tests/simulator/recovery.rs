@@ -69,7 +69,8 @@ pub fn recover(disk: &FaultyDisk, config: &Config, shards: usize, reach: Reach) 
     let (files, damaged) = snapshot::list(&data)?;
     anyhow::ensure!(damaged.is_empty(), "a snapshot got its name before it was whole: {damaged:?}");
     let snapshot_at = files.first().map_or(Position(0), |f| f.position);
-    let options = Options { segment_bytes: 64 << 10, replay_from: snapshot_at, background: false };
+    let options =
+        Options { segment_bytes: 64 << 10, replay_from: snapshot_at, background: false, named: false };
     let (log, report) = Log::open_of(&data, &data, storage::has_begun(&data)?, options)?;
     anyhow::ensure!(report.oldest <= snapshot_at, "records are missing before {}", report.oldest);
     let source = Source { data: &data, log: log.reader(), config, shards };

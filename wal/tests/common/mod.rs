@@ -10,7 +10,7 @@ pub const DIR: &str = "/data";
 
 /// Small segments, so that scripts roll; no thread, so that a seed is the whole run.
 pub fn options(replay_from: u64) -> Options {
-    Options { segment_bytes: 48 << 10, replay_from: Position(replay_from), background: false }
+    Options { segment_bytes: 48 << 10, replay_from: Position(replay_from), background: false, named: false }
 }
 
 pub fn open(disk: &FaultyDisk) -> Result<(Log, RecoveryReport), WalError> {
