@@ -10,16 +10,16 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 pub(super) const IMPORT_HELP: &str = "\
-The newest snapshot that is whole is loaded, the logs behind it are replayed, and the tree is compared with the digests
-that ZooKeeper wrote. Damage, a missing log or a running ZooKeeper are refused. DIR is only read. In place (--data-dir is
-DIR) our files lie beside version-2, which can be removed when nobody wants to go back. `serval serve` imports by itself
+The newest snapshot that is whole is loaded, the logs behind it are replayed, and the tree is compared with the digests \
+that ZooKeeper wrote. Damage, a missing log or a running ZooKeeper are refused. DIR is only read. In place (--data-dir is \
+DIR) our files lie beside version-2, which can be removed when nobody wants to go back. `serval serve` imports by itself \
 at its first start on such a directory, unless the environment variable SERVAL_NO_IMPORT is set.
 
-Exit codes: 0 imported; 2 wrong command line; 3 the configuration was refused; 4 refused or failed, nothing is served
+Exit codes: 0 imported; 2 wrong command line; 3 the configuration was refused; 4 refused or failed, nothing is served \
 from it";
 
 pub(super) const EXPORT_HELP: &str = "\
-DIR/version-2 gets a snapshot, a log and the epochs, as ZooKeeper 3.8 reads them; it is read back before it gets its
+DIR/version-2 gets a snapshot, a log and the epochs, as ZooKeeper 3.8 reads them; it is read back before it gets its \
 name. myid is copied if DIR has none. Sessions live on: clients that reconnect in time keep theirs.
 
 Exit codes: 0 exported; 2 wrong command line; 3 the configuration was refused; 4 refused or failed";

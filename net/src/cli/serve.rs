@@ -9,6 +9,7 @@ use crate::config::{self, Config, Loaded, Sources};
 use crate::migrate;
 use crate::server::Server;
 use crate::words::VERSION;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -28,6 +29,7 @@ pub fn serve(args: &ServeArgs) -> u8 {
     };
     tracing::info!("serval {VERSION}");
     warnings.iter().for_each(|w| tracing::warn!("{w}"));
+    warn_of_java_options();
     let forbidden = std::env::var_os(migrate::FORBID).is_some_and(|v| !v.is_empty());
     match migrate::before_serving(&config, forbidden) {
         Ok(None) => {}
@@ -49,8 +51,7 @@ pub fn serve(args: &ServeArgs) -> u8 {
     let server = match Server::start(config, &profile) {
         Ok(server) => server,
         Err(e) => {
-            let all: Vec<_> = e.chain().map(ToString::to_string).collect();
-            tracing::error!("not started: {}", all.join(": "));
+            tracing::error!("not started: {}", in_words(e.chain()));
             return EXIT_START;
         }
     };
@@ -59,11 +60,39 @@ pub fn serve(args: &ServeArgs) -> u8 {
 }
 
 /// The error as one line of the log, which is on standard error.
-fn refuse(e: &dyn std::error::Error, code: u8) -> u8 {
-    let causes = std::iter::successors(Some(e), |e| e.source());
-    let all: Vec<_> = causes.map(ToString::to_string).collect();
-    tracing::error!("not started: {}", all.join(": "));
+fn refuse(e: &(dyn Error + 'static), code: u8) -> u8 {
+    tracing::error!("not started: {}", in_words(anyhow::Chain::new(e)));
     code
+}
+
+/// An error and its causes, without those that it has named itself.
+fn in_words<'a>(causes: impl Iterator<Item = &'a (dyn Error + 'static)>) -> String {
+    causes.map(ToString::to_string).fold(String::new(), |said, cause| match said.contains(&cause) {
+        true => said,
+        false if said.is_empty() => cause,
+        false => said + ": " + &cause,
+    })
+}
+
+/// Half of a ZooKeeper's configuration may stand in the options of its JVM (some keys, such as jute.maxbuffer, can stand
+/// nowhere else), which nobody reads here.
+fn java_options(value: &str) -> Vec<&str> {
+    let of_zookeeper = |key: &&str| key.starts_with("zookeeper.") || key.starts_with("jute.");
+    let keys = value.split_whitespace().filter_map(|w| w.strip_prefix("-D"));
+    keys.map(|w| w.split_once('=').map_or(w, |(key, _)| key)).filter(of_zookeeper).collect()
+}
+
+fn warn_of_java_options() {
+    for name in ["SERVER_JVMFLAGS", "JVMFLAGS", "JAVA_OPTS", "KAFKA_OPTS", "JAVA_TOOL_OPTIONS"] {
+        let value = std::env::var(name).unwrap_or_default();
+        let keys = java_options(&value);
+        if !keys.is_empty() {
+            tracing::warn!(
+                "{name} is not read, and sets {}: write it into zoo.cfg, without `zookeeper.` in front",
+                keys.join(", ")
+            );
+        }
+    }
 }
 
 /// Until the end; says why on the way out. The greeting comes when signals end it in good order: who reads it may send
@@ -137,6 +166,23 @@ fn greeting(addrs: &[SocketAddr], data_dir: &Path, configured: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let io = || std::io::Error::from_raw_os_error(13);
+        let named = config::ConfigError::Unreadable { path: "zoo.cfg".into(), source: io() };
+        let words = in_words(anyhow::Chain::new(&named));
+        assert_eq!(words, format!("zoo.cfg: {}", io()));
+        let outer = anyhow::Error::from(io()).context("no log");
+        assert_eq!(in_words(outer.chain()), format!("no log: {}", io()));
+    }
+
+    #[test]
+    fn java_options_that_matter_are_found() {
+        let all = "-Xmx1g -Dzookeeper.ssl.ciphersuites=x -Djute.maxbuffer=4194304 -Dother=zookeeper. -Dzookeeper.skipACL";
+        assert_eq!(java_options(all), ["zookeeper.ssl.ciphersuites", "jute.maxbuffer", "zookeeper.skipACL"]);
+        assert!(java_options("").is_empty());
+    }
 
     #[test]
     fn an_unconfigured_server_says_so_and_shows_a_command() {

@@ -17,12 +17,29 @@ fn path(e: &Entry) -> Result<PathBuf, Allowed> {
     if e.value.is_empty() { Err(Allowed("a path".into())) } else { Ok(PathBuf::from(&e.value)) }
 }
 
+/// A data directory. One that is another than was meant is an empty one, so what looks like a slip is told.
+fn directory(d: &mut Draft, e: &Entry) -> Result<PathBuf, Allowed> {
+    let dir = path(e)?;
+    if !dir.is_absolute() && !e.value.starts_with("./") {
+        let why = "a relative path (quotes, ~ and variables mean nothing here): started elsewhere, the server has other \
+                   data; write it from /, or from ./ if you are sure";
+        d.warn(e.line, &e.key, why);
+    } else if e.value.contains(" #") {
+        d.warn(
+            e.line,
+            &e.key,
+            "what stands behind # is a part of the path: comments have lines of their own",
+        );
+    }
+    Ok(dir)
+}
+
 pub fn data_dir(d: &mut Draft, e: &Entry) -> Done {
-    d.data_dir = Some(path(e)?);
+    d.data_dir = Some(directory(d, e)?);
     Ok(())
 }
 pub fn data_log_dir(d: &mut Draft, e: &Entry) -> Done {
-    d.data_log_dir = Some(path(e)?);
+    d.data_log_dir = Some(directory(d, e)?);
     Ok(())
 }
 pub fn client_port(d: &mut Draft, e: &Entry) -> Done {

@@ -296,6 +296,17 @@ fn contradicting_members_are_refused_with_what_to_do() {
 }
 
 #[test]
+fn a_data_directory_that_looks_like_a_slip_is_told() {
+    let case = Case::new();
+    for slip in ["zk/data", "\"/var/lib/zk\"", "${DATA}", "~/zk", "/var/lib/zk # ours"] {
+        let l = case.load_exactly(&format!("clientPort=1\ndataDir={slip}\ndataLogDir={slip}\n")).unwrap();
+        assert_eq!(warnings(&l), [(2, "dataDir"), (3, "dataLogDir")], "{slip}");
+    }
+    let l = case.load_exactly("clientPort=1\ndataDir=./zk\ndataLogDir=/var/lib/zk#1\n").unwrap();
+    assert!(l.warnings.is_empty(), "{:?}", l.warnings);
+}
+
+#[test]
 fn warnings_about_members_name_their_lines() {
     let case = Case::new();
     let id = |text: &str| std::fs::write(case.dir.path().join("myid"), text).unwrap();
