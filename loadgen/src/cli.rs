@@ -4,7 +4,7 @@ use crate::client::{CannotConnect, Credential, Endpoint, Opening};
 use crate::drive::Arrival;
 use crate::ensemble::{self, Ensemble, ServerOption, Target};
 use crate::workload::{AclChoice, Distribution, Mix};
-use crate::{demo, fanout, hold, run, timeline};
+use crate::{compare, demo, fanout, hold, run, timeline};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -44,6 +44,8 @@ enum Command {
     Fill(FillArgs),
     /// Constant load while servers are killed and started again: how long until the next acknowledged write.
     Timeline(Box<TimelineArgs>),
+    /// Put the results of several runs (run --json) into one table.
+    Compare(CompareArgs),
     /// Start servers on this machine and keep them until the standard input ends; prints where they are.
     Servers(ServersArgs),
     /// The child process of the demo.
@@ -79,7 +81,7 @@ impl Command {
             Command::Idle(args) => Some(&mut args.target),
             Command::Fill(args) => Some(&mut args.target),
             Command::Timeline(args) => Some(&mut args.target),
-            Command::Servers(_) | Command::Demo(_) => None,
+            Command::Servers(_) | Command::Demo(_) | Command::Compare(_) => None,
             Command::EmbeddedServer(_) | Command::ExecWithParent(_) | Command::Serve(_) => None,
         }
     }
@@ -432,6 +434,14 @@ pub struct TimelineArgs {
     pub quiet: bool,
 }
 
+/// `loadgen compare`.
+#[derive(Args, Clone, Debug)]
+pub struct CompareArgs {
+    /// What `loadgen run --json FILE` wrote; ratios are to the first
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
+
 /// `loadgen servers`.
 #[derive(Args, Clone, Debug)]
 pub struct ServersArgs {
@@ -536,6 +546,7 @@ fn perform(mut command: Command) -> anyhow::Result<bool> {
         Command::ExecWithParent(args) => ensemble::exec_with_parent(args.parent, &args.command),
         Command::Serve(_) => unreachable!("has its own exit codes, see main"),
         Command::Run(args) => run::command(&args),
+        Command::Compare(args) => compare::command(&args),
         Command::Fanout(args) => fanout::command(&args),
         Command::Idle(args) => hold::idle(&args),
         Command::Fill(args) => hold::fill(&args),

@@ -10,6 +10,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod compare;
 pub mod demo;
 pub mod drive;
 pub mod echo;

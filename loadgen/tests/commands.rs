@@ -84,6 +84,36 @@ fn wrong_usage_is_exit_code_2_and_says_what_is_allowed() {
 }
 
 #[test]
+fn results_of_runs_are_put_beside_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let files: Vec<String> = ["one", "two"]
+        .iter()
+        .map(|n| dir.path().join(format!("{n}.json")).to_str().unwrap().to_owned())
+        .collect();
+    for file in &files {
+        let load = ["run", "--self-test", "--keys", "10", "--warmup", "0s", "--duration", "100ms", "--quiet"];
+        let out = loadgen(&[&load[..], &["--json", file]].concat());
+        assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    }
+    let out = loadgen(&["compare", &files[0], &files[1]]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stdout));
+    let table = text(&out.stdout);
+    for op in ["get", "set"] {
+        let rows: Vec<_> = table.lines().filter(|l| l.starts_with(op)).collect();
+        assert!(rows.len() == 2 && rows[0].contains("one") && rows[1].contains("two"), "{table}");
+    }
+    assert!(!table.contains("DIFFERENT"), "{table}");
+    std::fs::write(&files[1], "{}").unwrap();
+    let out = loadgen(&["compare", &files[0], &files[1]]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(
+        text(&out.stderr).contains("two.json is not what `loadgen run --json` writes"),
+        "{}",
+        text(&out.stderr)
+    );
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_told_before_the_run() {
     let dir = tempfile::tempdir().unwrap();
     let nowhere = dir.path().join("no/such.json");
