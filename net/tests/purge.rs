@@ -70,3 +70,30 @@ fn a_start_purges_whatever_the_interval() {
     assert_eq!(snapshots(tmp.path()), kept[kept.len() - 3..]);
     server.stop().unwrap();
 }
+
+#[test]
+fn nothing_is_deleted_while_the_newest_snapshot_cannot_be_read() {
+    let tmp = tempfile::tempdir().unwrap();
+    let server = start(tmp.path(), None, 10);
+    write(&server, tmp.path(), "a", 6);
+    server.stop().unwrap();
+    let kept = snapshots(tmp.path());
+    for name in &kept[kept.len() - 3..] {
+        let path = tmp.path().join(name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[4096] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    for _ in 0..2 {
+        let server = start(tmp.path(), HOURLY, 1_000_000);
+        let mut c = Client::connect(server.client_addrs()[0].port());
+        assert_eq!(create(&mut c, "/a1", b"x").err, engine::error::Code::NODEEXISTS);
+        // The end waits for whoever deletes.
+        server.stop().unwrap();
+        assert_eq!(snapshots(tmp.path()), kept);
+    }
+    let server = start(tmp.path(), HOURLY, 1);
+    write(&server, tmp.path(), "b", 3);
+    until("three snapshots", || snapshots(tmp.path()).len() == 3);
+    server.stop().unwrap();
+}

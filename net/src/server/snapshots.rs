@@ -15,6 +15,7 @@ use engine::server::Server;
 use engine::snapshot::Encoder;
 use engine::time::{MonoMs, Now};
 use engine::tree;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -31,6 +32,8 @@ const DURABLE_POLL: Duration = Duration::from_millis(10);
 const RETRY_MS: u64 = 60_000;
 /// Between two looks at the room on disk, ms. A segment may be written in half a second.
 const LOOK_MS: u64 = 100;
+/// A snapshot is not taken early for less log than this, bytes: only whole segments are set free.
+const EARLY_MIN: u64 = 64 << 20;
 
 /// Figures for status commands.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,9 +55,15 @@ pub struct Snapshots {
     /// Something may have become superfluous; deleted as soon as the thread before has ended.
     purge_wanted: bool,
     purging: Option<JoinHandle<()>>,
-    segment_bytes: u64,
+    /// Where the log is, and how many bytes it may still take there; unknown is as good as endless.
+    log_dir: PathBuf,
+    free_bytes: u64,
+    early_min: u64,
     /// Where the newest snapshot stands.
     newest: Position,
+    /// No newer one was passed over because it cannot be read: while there are such, an older one may be the last that is
+    /// whole, and nothing is deleted.
+    sound: bool,
     bytes_at_newest: u64,
     running: Option<Running>,
     /// Tells the thread to give up.
@@ -104,7 +113,9 @@ impl Snapshots {
         newest: Position,
         now: Now,
     ) -> Snapshots {
+        let files = wal::snapshot::list(&data).map_or(Vec::new(), |(good, _)| good);
         Snapshots {
+            sound: files.first().is_none_or(|f| f.position == newest),
             data,
             every_txns: profile.snapshot_txns,
             every_bytes: profile.snapshot_log_bytes,
@@ -114,7 +125,9 @@ impl Snapshots {
             purge: config.purge,
             purge_wanted: false,
             purging: None,
-            segment_bytes: profile.segment_bytes,
+            log_dir: config.data_log_dir.clone(),
+            free_bytes: u64::MAX,
+            early_min: profile.segment_bytes.max(EARLY_MIN),
             newest,
             bytes_at_newest: 0,
             running: None,
@@ -133,9 +146,9 @@ impl Snapshots {
         let behind = applied.0 - self.newest.0.min(applied.0);
         let bytes = journal.stats().bytes;
         let bytes = bytes - self.bytes_at_newest;
-        // With no room left an early snapshot sets log free, if a segment of it lies behind the one before.
-        let early = self.short && self.purge.is_some() && bytes >= self.segment_bytes;
-        let due = behind >= self.every_txns || bytes >= self.every_bytes || early;
+        let due = behind >= self.every_txns || bytes >= self.every_bytes;
+        let free = if self.short { 0 } else { self.free_bytes };
+        let due = due || (self.purge.is_some() && is_early(bytes, self.early_min, free));
         // What no role has confirmed may still be taken back.
         let due = due && behind > 0 && server.is_confirmed();
         if due && self.running.is_none() && now.mono >= self.not_before && !shared.is_stopping() {
@@ -147,7 +160,8 @@ impl Snapshots {
                 self.next_purge = now.mono.plus(purge.interval_ms);
                 self.purge_wanted = true;
             }
-            if self.purge_wanted && self.purging.as_ref().is_none_or(JoinHandle::is_finished) {
+            let free = self.purging.as_ref().is_none_or(JoinHandle::is_finished);
+            if self.purge_wanted && self.sound && free {
                 self.purge_wanted = false;
                 self.purge(purge.keep_snapshots as usize, journal);
             }
@@ -165,6 +179,7 @@ impl Snapshots {
             return;
         }
         self.looked = now.mono;
+        self.free_bytes = free_bytes(&self.log_dir);
         let short = journal.reader().low_on_space();
         if short && !self.short {
             let off = if self.purge.is_some() {
@@ -230,7 +245,7 @@ impl Snapshots {
                 );
                 self.newest = t.position;
                 self.not_before = now.mono;
-                self.purge_wanted = true;
+                (self.sound, self.purge_wanted) = (true, true);
                 self.stats.time_ms.record(t.took_ms);
                 self.stats.last_zxid = t.zxid;
                 self.stats.last_wall_s = now.wall.0 / 1000;
@@ -278,6 +293,16 @@ impl Snapshots {
     pub fn stats(&self) -> SnapshotStats {
         self.stats
     }
+}
+
+/// Whether a snapshot is due before its time, so that log can be deleted: the log behind the last one is as long as the
+/// room that is left. (Where there is none left the snapshot may find none either.)
+fn is_early(log: u64, least: u64, free: u64) -> bool {
+    log >= least.max(free)
+}
+
+fn free_bytes(dir: &Path) -> u64 {
+    rustix::fs::statvfs(dir).map_or(u64::MAX, |s| s.f_bavail.saturating_mul(s.f_frsize))
 }
 
 /// What a snapshot is taken from, besides the tree.
@@ -349,5 +374,22 @@ pub fn write_payload(
         if !more {
             return Ok(Some((writer, nodes, bytes)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_and_room_meet_in_the_middle_of_a_disk() {
+        const DISK: u64 = 1 << 30;
+        let early = |log: u64| is_early(log, EARLY_MIN, DISK - log);
+        assert!(!early(DISK / 2 - 1) && early(DISK / 2));
+        assert!(!is_early(EARLY_MIN - 1, EARLY_MIN, 0), "no segment would be set free");
+        assert!(!is_early(DISK, EARLY_MIN, u64::MAX), "what is not known is no reason");
+        assert!(
+            free_bytes(Path::new("/no/such/directory")) == u64::MAX && free_bytes(Path::new("/")) < u64::MAX
+        );
     }
 }
