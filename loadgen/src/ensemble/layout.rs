@@ -82,6 +82,8 @@ impl Common {
             ("4lw.commands.whitelist", "*"),
             ("maxClientCnxns", "0"),
             ("admin.enableServer", "false"),
+            // A fast server writes gigabytes a minute.
+            ("autopurge.purgeInterval", "1"),
             // The default of 1,000 requests would throttle what is to be measured.
             ("globalOutstandingLimit", "100000"),
         ];
@@ -203,6 +205,7 @@ mod tests {
             "syncLimit=9",
             "snapCount=7",
             "maxClientCnxns=0",
+            "autopurge.purgeInterval=1",
             "server.1=127.0.0.1:2888:3888",
             "server.3=127.0.0.1:2890:3890",
         ] {
