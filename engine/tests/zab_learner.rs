@@ -8,7 +8,7 @@ use engine::proto::{Encode, Op};
 use engine::time::MonoMs;
 use engine::zab::members::Members;
 use engine::zab::wire::{Kind, Notification, PeerState, parse, put_packet};
-use engine::zab::{Epochs, Event, Links, Member, Persist, Persistence, Reach, Role, Settings, Window};
+use engine::zab::{Epochs, Event, Links, Mark, Member, Persist, Persistence, Reach, Role, Settings, Window};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use zab_common::{settings, txn, zxid_of};
@@ -25,11 +25,15 @@ struct Ports {
     closed: Vec<LinkId>,
     /// The last notification that it sent.
     vote: Vec<u8>,
+    marks: Vec<Mark>,
 }
 
 impl Persistence for Ports {
-    fn persist(&mut self, ticket: Ticket, _what: Persist<'_>) {
+    fn persist(&mut self, ticket: Ticket, what: Persist<'_>) {
         self.ticket = ticket;
+        if let Persist::Mark(mark) = what {
+            self.marks.push(mark);
+        }
     }
 }
 
@@ -441,4 +445,90 @@ fn a_guest_leaves_before_it_acknowledges_what_gives_it_a_vote() {
     assert_eq!(one.member.role(), Role::Looking);
     assert_eq!(one.ports.out[&one.link].len(), before, "nothing was acknowledged");
     assert!(one.why_it_looks().contains("promised epoch 7"));
+}
+
+/// It has acknowledged up to `(2, 3)`, of which it knows `(2, 1)` to be committed, and was alone with `(3, 1)`.
+fn with_more_than_it_knows_committed() -> One {
+    let mut one = One::following(1);
+    one.proposed(Zxid::new(2, 2), Op::SetData, "x");
+    one.proposed(Zxid::new(2, 3), Op::SetData, "x");
+    one.loses_its_leader();
+    one.joins(3, 3);
+    one.hear(Kind::Diff, Zxid::new(2, 3), None);
+    one.synced(3, &[1, 2, 3], Zxid::ZERO);
+    one.proposed(Zxid::new(3, 1), Op::SetData, "x");
+    one.loses_its_leader();
+    assert_eq!(one.member.last_logged(), Zxid::new(3, 1));
+    one
+}
+
+impl One {
+    fn vote(&self) -> (Zxid, i64) {
+        let vote = Notification::decode(&self.ports.vote).unwrap();
+        (vote.zxid, vote.peer_epoch)
+    }
+
+    /// Where its history ends, as it told the leader of its link.
+    fn told_its_end(&mut self) -> Zxid {
+        let sent = self.sent(self.link);
+        sent.into_iter().find(|s| s.0 == Kind::AckEpoch).expect("ACKEPOCH").1
+    }
+}
+
+#[test]
+fn a_snapshot_takes_back_nothing_that_may_be_committed() {
+    let mut one = with_more_than_it_knows_committed();
+    // A candidate that knows no more to be committed than (2, 1), and whose history leads from (2, 3) elsewhere.
+    one.joins(2, 4);
+    assert_eq!(one.told_its_end(), Zxid::new(3, 1));
+    one.hear(Kind::Snap, Zxid::new(2, 1), None);
+    // If it took that over, and both crashed, (2, 2) and (2, 3) would be on no quorum any more.
+    assert_eq!((one.member.role(), one.member.is_loading()), (Role::Looking, None));
+    assert_eq!((one.vote(), one.ports.marks.len()), ((Zxid::new(3, 1), 3), 0));
+    // What the candidate has shown is that it has nothing of epoch 3.
+    one.joins(2, 4);
+    assert_eq!(one.told_its_end(), Zxid::new(2, 3));
+    one.hear(Kind::Diff, Zxid::new(2, 3), None);
+    assert_eq!(one.ports.marks, [Mark::Truncate(Zxid::new(2, 3))]);
+    one.proposed(Zxid::new(4, 1), Op::SetData, "x");
+    one.hear(Kind::Commit, Zxid::new(4, 1), None);
+    one.synced(4, &[1, 2, 3], Zxid::ZERO);
+    assert_eq!((one.member.role(), one.member.committed()), (Role::Following, Zxid::new(4, 1)));
+}
+
+#[test]
+fn a_candidate_has_applied_less_than_it_knows_when_it_sends_a_snapshot() {
+    let mut one = One::following(1);
+    while one.member.take_committed().is_some() {}
+    one.proposed(Zxid::new(2, 2), Op::SetData, "x");
+    one.loses_its_leader();
+    // It has taken over what server 2 leads from, and server 2 has not heard that it was told so.
+    one.joins(2, 3);
+    one.hear(Kind::Diff, Zxid::new(2, 2), None);
+    one.hear(Kind::NewLeader, Zxid::new(3, 0), None);
+    one.loses_its_leader();
+    // Server 3 wants it, and promises.
+    let n = Notification::decode(&one.ports.vote).unwrap();
+    assert_eq!((n.leader, n.zxid), (ServerId(1), Zxid::new(2, 2)));
+    let mut bytes = Vec::new();
+    n.encode(&mut bytes);
+    one.member.election_message(ServerId(3), &bytes, one.now, &mut one.ports).unwrap();
+    one.pass(100);
+    assert_eq!(one.member.role(), Role::Discovering);
+    let mut comes = |link, id: i64, last, current: i32| {
+        one.link = LinkId(link);
+        one.member.link_accepted(one.link, "peer:1".into(), one.now, &mut one.ports);
+        let info = [id.to_be_bytes().as_slice(), &0x10000i32.to_be_bytes(), &0i64.to_be_bytes()].concat();
+        one.hear(Kind::FollowerInfo, Zxid::new(3, 0), Some(&info));
+        one.hear(Kind::AckEpoch, last, Some(&current.to_be_bytes()));
+    };
+    comes(91, 3, Zxid::new(2, 1), 2);
+    // Server 2 has led on without a quorum.
+    comes(92, 2, Zxid::new(3, 1), 3);
+    let asked = std::iter::from_fn(|| one.member.take_event());
+    let stream =
+        asked.filter_map(|e| if let Event::Stream { link, .. } = e { Some(link) } else { None }).last();
+    assert_eq!(stream, Some(LinkId(92)));
+    let upto = one.member.stream_begins(LinkId(92), one.now).unwrap().upto;
+    assert_eq!((upto, one.member.last_logged()), (Zxid::new(2, 1), Zxid::new(2, 2)));
 }

@@ -74,6 +74,15 @@ impl Settings {
     }
 }
 
+/// A leader could not place this history, which ends at `last`: it has nothing of the epochs behind `end`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unplaced {
+    leader: ServerId,
+    epoch: u32,
+    last: Zxid,
+    end: Zxid,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Base {
@@ -95,6 +104,7 @@ pub(super) struct Base {
     pub epoch_floor: u32,
     /// The state holds what the log has made void: it must be loaded again, or replaced, before it is used.
     pub dirty: bool,
+    pub unplaced: Option<Unplaced>,
     pub window: Window,
     pub committed: Zxid,
     /// The next entry to be applied.
@@ -125,6 +135,7 @@ impl Base {
             epochs,
             epoch_floor: 0,
             dirty: false,
+            unplaced: None,
             window,
             committed,
             apply_at: end,
@@ -191,6 +202,30 @@ impl Base {
     /// sheet 8.3 step 6, 9.4 step 3).
     pub fn history_end(&self) -> Zxid {
         if self.settings.empty { Zxid::MAX } else { self.window.last() }
+    }
+
+    /// A leader of this epoch was told that this history ends at `told`, and sends a snapshot of `zxid`. If that holds less
+    /// than they may have in common, it is remembered where that ends at most.
+    pub fn keep_from(&mut self, (leader, epoch): (ServerId, u32), told: Zxid, zxid: Zxid) -> Option<Zxid> {
+        let w = &self.window;
+        let earlier = Zxid(Zxid::new(told.epoch(), 0).0.checked_sub(1)?);
+        let end = w.before(w.after(earlier)?);
+        // Where it holds what was never here, what they have in common ends before it.
+        let within = zxid < w.base() || w.holds(zxid);
+        if self.settings.empty || end <= zxid || !within {
+            return None;
+        }
+        self.unplaced = Some(Unplaced { leader, epoch, last: w.last(), end });
+        Some(end)
+    }
+
+    /// Where this history ends for a leader that could not place the true end. It has had an epoch since that this server
+    /// has no history of, so whose history is more recent does not depend on it.
+    pub fn end_for(&self, leader: ServerId) -> Option<Zxid> {
+        let still = |u: &Unplaced| {
+            u.leader == leader && self.epochs.current < u.epoch && u.last == self.window.last()
+        };
+        self.unplaced.filter(|u| still(u) && !self.settings.empty).map(|u| u.end)
     }
 
     /// The last zxid that was taken for applying.

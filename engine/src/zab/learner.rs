@@ -56,6 +56,8 @@ pub(super) struct Learner {
     since: MonoMs,
     heard_at: MonoMs,
     epoch: u32,
+    /// The leader was told of less than this history.
+    shorter: Option<Zxid>,
     /// What the synchronisation has committed.
     sync_committed: Zxid,
     /// What was committed before NEWLEADER is acknowledged with it; everything behind one by one.
@@ -81,6 +83,7 @@ impl Learner {
             since: now,
             heard_at: now,
             epoch: 0,
+            shorter: None,
             sync_committed: Zxid::ZERO,
             ack_above: Zxid::ZERO,
             acks: VecDeque::new(),
@@ -184,17 +187,14 @@ impl Learner {
                 self.rebuild(base, Zxid::ZERO, ports);
                 Ok(())
             }
+            (Stage::Promised, Kind::Diff) if let Some(end) = self.shorter => self.trunc(base, end, ports),
             (Stage::Promised, Kind::Diff) => {
                 self.sync_committed = base.window.last();
                 self.stage = Stage::Syncing;
                 Ok(())
             }
             (Stage::Promised, Kind::Trunc) => self.trunc(base, p.zxid, ports),
-            (Stage::Promised, Kind::Snap) => {
-                self.stage = Stage::Loading { zxid: p.zxid, stream: true, waits: true };
-                base.tell(Event::Install { link: self.link, zxid: p.zxid });
-                Ok(())
-            }
+            (Stage::Promised, Kind::Snap) => self.snap(base, p.zxid),
             (Stage::Syncing, Kind::NewLeader) => self.new_leader(base, p, ports),
             (Stage::Syncing | Stage::Taking { .. } | Stage::Taken, kind) => {
                 self.in_sync(base, kind, p, ports)
@@ -256,6 +256,21 @@ impl Learner {
             return Ok(());
         }
         self.rebuild(base, to, ports);
+        Ok(())
+    }
+
+    /// A snapshot is what its leader has applied, and one that has no quorum yet has applied less than its history. It sends
+    /// one to whoever ends in an epoch that it has nothing of; before that they may have more in common, which this server
+    /// may have acknowledged. So it is not given up for the snapshot: the leader is asked for what follows.
+    fn snap(&mut self, base: &mut Base, zxid: Zxid) -> Handled {
+        let told = self.shorter.unwrap_or(base.window.last());
+        if let Some(end) = base.keep_from((self.leader, self.epoch), told, zxid) {
+            return Err(Why::new(format!(
+                "its snapshot of {zxid} holds less than this server; it is asked for what follows {end}"
+            )));
+        }
+        self.stage = Stage::Loading { zxid, stream: true, waits: true };
+        base.tell(Event::Install { link: self.link, zxid });
         Ok(())
     }
 
@@ -511,7 +526,9 @@ impl Learner {
             Stage::Promising { ticket, first } if base.durable >= ticket => {
                 let mut data = Vec::with_capacity(4);
                 data.put_int(if first { base.epochs.current as i32 } else { -1 });
-                put_packet(ports.out(self.link), Kind::AckEpoch, base.history_end(), Some(&data));
+                self.shorter = base.end_for(self.leader);
+                let end = self.shorter.unwrap_or(base.history_end());
+                put_packet(ports.out(self.link), Kind::AckEpoch, end, Some(&data));
                 self.stage = Stage::Promised;
             }
             Stage::Taking { ticket } if base.durable >= ticket => {
