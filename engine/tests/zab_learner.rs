@@ -532,3 +532,46 @@ fn a_candidate_has_applied_less_than_it_knows_when_it_sends_a_snapshot() {
     let upto = one.member.stream_begins(LinkId(92), one.now).unwrap().upto;
     assert_eq!((upto, one.member.last_logged()), (Zxid::new(2, 1), Zxid::new(2, 2)));
 }
+
+/// Its leader has cut it back to there, below what it had applied, and died before it had loaded that again. On disk it has it
+/// still, and may have acknowledged it; the next candidate has applied less.
+fn cut_and_left(cut: Zxid) -> One {
+    let mut one = One::looking(false);
+    one.joins(3, 2);
+    one.hear(Kind::Snap, Zxid::new(2, 50), None);
+    one.member.installed(Zxid::new(2, 50), None, one.now, &mut one.ports);
+    one.synced(2, &[1, 2, 3], Zxid::ZERO);
+    one.loses_its_leader();
+    one.joins(2, 3);
+    one.hear(Kind::Trunc, cut, None);
+    one.loses_its_leader();
+    one.joins(2, 4);
+    one.hear(Kind::Snap, Zxid::new(2, 10), None);
+    one
+}
+
+#[test]
+fn a_state_that_can_be_loaded_again_is_not_given_up_for_a_snapshot() {
+    let cut = Zxid::new(2, 49);
+    let mut one = cut_and_left(cut);
+    let events: Vec<Event> = std::iter::from_fn(|| one.member.take_event()).collect();
+    assert!(events.contains(&Event::Rebuild { zxid: cut }), "{events:?}");
+    assert!(!events.iter().any(|e| matches!(e, Event::Install { .. })), "{events:?}");
+    let window = Window::new(cut, Reach { entries: 1000, bytes: 1 << 20 });
+    one.member.rebuilt(window, None, one.now, &mut one.ports);
+    assert_eq!((one.member.role(), one.vote()), (Role::Looking, (cut, 2)), "it counts again");
+    one.joins(2, 4);
+    one.sent(LinkId(one.link.0 - 1));
+    assert_eq!(one.told_its_end(), cut);
+}
+
+#[test]
+fn a_state_that_cannot_be_loaded_again_is_replaced_by_a_snapshot() {
+    let mut one = cut_and_left(Zxid::new(2, 49));
+    one.member.failed("the log cannot be read".into(), one.now, &mut one.ports);
+    while one.member.take_event().is_some() {}
+    one.joins(2, 4);
+    one.hear(Kind::Snap, Zxid::new(2, 10), None);
+    let events: Vec<Event> = std::iter::from_fn(|| one.member.take_event()).collect();
+    assert!(events.iter().any(|e| matches!(e, Event::Install { .. })), "{events:?}");
+}

@@ -102,8 +102,9 @@ pub(super) struct Base {
     pub epochs: Epochs,
     /// A member has promised this epoch: the next one led from here is later.
     pub epoch_floor: u32,
-    /// The state holds what the log has made void: it must be loaded again, or replaced, before it is used.
-    pub dirty: bool,
+    /// The state holds what the log has made void, all behind this zxid: it must be loaded again, or replaced, before it is
+    /// used.
+    pub dirty: Option<Zxid>,
     pub unplaced: Option<Unplaced>,
     pub window: Window,
     pub committed: Zxid,
@@ -134,7 +135,7 @@ impl Base {
             heir: None,
             epochs,
             epoch_floor: 0,
-            dirty: false,
+            dirty: None,
             unplaced: None,
             window,
             committed,

@@ -58,6 +58,8 @@ pub(super) struct Learner {
     epoch: u32,
     /// The leader was told of less than this history.
     shorter: Option<Zxid>,
+    /// The state is loaded again for no leader's sake.
+    asks_anew: bool,
     /// What the synchronisation has committed.
     sync_committed: Zxid,
     /// What was committed before NEWLEADER is acknowledged with it; everything behind one by one.
@@ -84,6 +86,7 @@ impl Learner {
             heard_at: now,
             epoch: 0,
             shorter: None,
+            asks_anew: false,
             sync_committed: Zxid::ZERO,
             ack_above: Zxid::ZERO,
             acks: VecDeque::new(),
@@ -183,8 +186,7 @@ impl Learner {
         self.heard_at = now;
         match (self.stage, p.kind) {
             (Stage::Hello, Kind::LeaderInfo) => self.leader_info(base, p, ports),
-            (Stage::Promised, Kind::Diff | Kind::Trunc) if base.dirty => {
-                self.rebuild(base, Zxid::ZERO, ports);
+            (Stage::Promised, Kind::Diff | Kind::Trunc | Kind::Snap) if self.reloads(base, p.kind, ports) => {
                 Ok(())
             }
             (Stage::Promised, Kind::Diff) if let Some(end) = self.shorter => self.trunc(base, end, ports),
@@ -278,9 +280,27 @@ impl Learner {
     fn rebuild(&mut self, base: &mut Base, to: Zxid, ports: &mut dyn Ports) {
         base.persist(Persist::Mark(Mark::Truncate(to)), ports);
         // From here on the log says less than memory: if this role ends before the state is there, nothing of it counts.
-        (base.dirty, base.settings.empty) = (true, true);
-        self.stage = Stage::Loading { zxid: to, stream: false, waits: false };
-        base.tell(Event::Rebuild { zxid: to });
+        (base.dirty, base.settings.empty) = (Some(to), true);
+        self.load(base, to);
+    }
+
+    fn load(&mut self, base: &mut Base, zxid: Zxid) {
+        self.stage = Stage::Loading { zxid, stream: false, waits: false };
+        base.tell(Event::Rebuild { zxid });
+    }
+
+    /// If a former role ended before the state was loaded again: what is on disk may be one of a quorum's copies, so it is
+    /// loaded first, and the leader asked anew. Where nothing is left there, a snapshot brings everything.
+    fn reloads(&mut self, base: &mut Base, kind: Kind, ports: &mut dyn Ports) -> bool {
+        match base.dirty {
+            Some(Zxid::ZERO) if kind != Kind::Snap => self.rebuild(base, Zxid::ZERO, ports),
+            None | Some(Zxid::ZERO) => return false,
+            Some(cut) => {
+                self.asks_anew = true;
+                self.load(base, cut);
+            }
+        }
+        true
     }
 
     /// The driver has replaced the state: it is what the leader asked for, and durable.
@@ -289,20 +309,24 @@ impl Learner {
         self.heard_at = now;
         if stream {
             base.persist(Persist::Mark(Mark::Installed(zxid)), ports);
-            base.dirty = false;
+            base.dirty = None;
         } else if base.window.last() != zxid {
             // What the leader took for common is not: another history. Nothing of this one can be kept, and until all of
             // the leader's is here this server does not count.
             self.rebuild(base, Zxid::ZERO, ports);
             return Ok(());
         } else if zxid == Zxid::ZERO {
-            base.dirty = false;
+            base.dirty = None;
             return Err(Why::new(
                 "its history had nothing in common with the leader's; it asks for all of it",
             ));
-        }
-        if !stream {
-            (base.dirty, base.settings.empty) = (false, false);
+        } else {
+            (base.dirty, base.settings.empty) = (None, false);
+            if self.asks_anew {
+                return Err(Why::new(format!(
+                    "this server's state, up to {zxid}, is there again; it asks for what follows"
+                )));
+            }
         }
         self.sync_committed = zxid;
         self.stage = Stage::Syncing;

@@ -187,7 +187,7 @@ impl Member {
         let me = base.settings.me;
         if base.settings.empty
             && base.settings.begins
-            && !base.dirty
+            && base.dirty.is_none()
             && base.members.voters().iter().all(|id| *id == me || self.blank.contains(id))
         {
             base.settings.empty = false;
@@ -634,7 +634,13 @@ impl Member {
     /// The driver could not do what an event asked for.
     pub fn failed(&mut self, why: String, now: MonoMs, ports: &mut dyn Ports) {
         let why = match &self.phase {
-            Phase::Learner(l) => format!("server {}, the leader: {why}", l.leader),
+            Phase::Learner(l) => {
+                if l.is_loading() && self.base.dirty.is_some() {
+                    // What cannot be read is no copy of anything: next time a snapshot is taken.
+                    self.base.dirty = Some(Zxid::ZERO);
+                }
+                format!("server {}, the leader: {why}", l.leader)
+            }
             _ => why,
         };
         self.look(&Why(why), now, ports);
