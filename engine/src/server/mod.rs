@@ -19,6 +19,7 @@ mod roles;
 mod telling;
 
 pub use latency::{Latencies, Spread};
+pub use reconfig::shown as members_shown;
 pub use roles::{Need, PeerInput};
 
 use crate::error::Code;
@@ -136,19 +137,21 @@ impl Server {
         server
     }
 
-    /// A member of an ensemble over a state recovered from disk, all of whose log is applied; `window` holds the end of
-    /// it. Call [`Server::start`] next.
+    /// A member of an ensemble over a state recovered from disk, all of whose log is applied; the window holds the end of
+    /// it. Last, the members that the state showed before the last reconfiguration of the log, if there is one there. Call
+    /// [`Server::start`] next.
     pub fn member(
         limits: Arc<Limits>,
         db: Database,
-        ensemble: (Settings, Arc<Members>, Epochs, Window),
+        ensemble: (Settings, Arc<Members>, Epochs, Window, Option<Members>),
         shards: usize,
         now: Now,
     ) -> Server {
-        let (settings, members, epochs, window) = ensemble;
+        let (settings, members, epochs, window, confirmed) = ensemble;
         let id = settings.me.0 as u8;
         let mut zab = Member::new(settings, members, epochs, window, crate::txn::check);
         if limits.reconfig_enabled {
+            zab.note_confirmed(confirmed);
             // A reconfiguration of the log that no file knows of was under way when this server ended.
             zab.allow_reconfig(reconfig::shown(&db));
         }

@@ -41,8 +41,8 @@ impl Ensemble<'_> {
     }
 }
 
-/// The members that the state shows: those of the last reconfiguration in its history, committed or not.
-pub(super) fn shown(db: &Database) -> Option<Members> {
+/// The members that a state shows: those of the last reconfiguration in its history, committed or not.
+pub fn shown(db: &Database) -> Option<Members> {
     let view = db.tree.latest();
     let node = view.get(crate::path::CONFIG)?;
     Members::parse(&String::from_utf8_lossy(node.data()?)).ok()

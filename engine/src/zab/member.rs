@@ -751,6 +751,11 @@ impl Member {
     pub fn next_members(&self) -> Option<&Arc<Members>> {
         self.base.next.as_ref()
     }
+    /// Members behind which another reconfiguration stands in the log, so they are committed; files may be older, and the
+    /// window need not reach back to them. To be told before [`Member::allow_reconfig`].
+    pub fn note_confirmed(&mut self, members: Option<Members>) {
+        self.base.passed = members.map(Arc::new);
+    }
     /// `reconfigEnabled`: the members may change. `seen`: the newest ones that the state holds.
     pub fn allow_reconfig(&mut self, seen: Option<Members>) {
         self.base.reconfigurable = true;

@@ -268,7 +268,8 @@ impl Parts<'_> {
                     ensemble::say_empty(&self.config);
                 }
                 let settings = ensemble::settings(e, &limits, (empty, self.config.create_db));
-                let reached = (settings, e.members.clone(), recovered.epochs, recovered.window);
+                let (epochs, window, confirmed) = (recovered.epochs, recovered.window, recovered.confirmed);
+                let reached = (settings, e.members.clone(), epochs, window, confirmed);
                 let mut engine = Engine::member(limits, recovered.db, reached, shards, now);
                 engine.start(now, &mut ports);
                 engine

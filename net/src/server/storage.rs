@@ -12,10 +12,12 @@ use crate::config::Config;
 use anyhow::{Context, Result, anyhow, bail};
 use engine::ids::{SessionId, Ticket, Zxid};
 use engine::pipeline::{Database, Notice, Origin};
-use engine::proto::Decoder;
+use engine::proto::{Decoder, Op};
+use engine::server::members_shown;
 use engine::snapshot::{self as records, Parser, Unreadable};
 use engine::tree;
 use engine::txn::TxnHeader;
+use engine::zab::members::Members;
 use engine::zab::{Entry, Epochs, Mark, Reach, Record, Window};
 use profiles::{Profile, WalIo};
 use std::collections::HashMap;
@@ -35,6 +37,8 @@ pub struct Recovered {
     pub snapshot_at: Position,
     /// The end of the history, for peers that lack a little.
     pub window: Window,
+    /// See [`History`].
+    pub confirmed: Option<Members>,
     /// What a member has promised; derived from the history where it never was one.
     pub epochs: Epochs,
     pub figures: StartFigures,
@@ -93,7 +97,7 @@ pub fn recover(config: &Config, profile: &Profile, shards: usize, reach: Reach) 
         txns: history.txns,
         ..StartFigures::default()
     };
-    let History { mut db, tree, position: snapshot_at, window, .. } = history;
+    let History { mut db, tree, position: snapshot_at, window, confirmed, .. } = history;
     db.tree.publish(db.last());
     let mismatches = db.take_notices().iter().filter(|n| matches!(n, Notice::DigestMismatch { .. })).count();
     let figures = StartFigures { digest_mismatches: mismatches as u64, ..figures };
@@ -112,7 +116,7 @@ pub fn recover(config: &Config, profile: &Profile, shards: usize, reach: Reach) 
         report.tail,
     );
     let epochs = epochs(&data, db.last())?;
-    Ok(Recovered { db, tree, log, data, snapshot_at, window, epochs, figures })
+    Ok(Recovered { db, tree, log, data, snapshot_at, window, confirmed, epochs, figures })
 }
 
 /// Whether a log belongs to that directory: whoever has promised an epoch has opened it first. An import writes epochs too.
@@ -147,6 +151,9 @@ pub struct History {
     /// Where the snapshot stands from which it was loaded.
     position: Position,
     pub window: Window,
+    /// The members that the state showed before the last reconfiguration of the log: committed, as that was proposed behind
+    /// them.
+    pub confirmed: Option<Members>,
     txns: u64,
 }
 
@@ -190,8 +197,9 @@ impl Source<'_> {
         }
         let Loaded { mut db, tree, position } = from;
         let mut window = Window::new(db.last(), reach);
-        match self.replay(position, &cuts, &mut db, &mut window, began)? {
-            Some(txns) => Ok(History { db, tree, position, window, txns }),
+        let mut confirmed = None;
+        match self.replay((position, &cuts), &mut db, &mut window, &mut confirmed, began)? {
+            Some(txns) => Ok(History { db, tree, position, window, confirmed, txns }),
             None => Ok(self.nothing(position, reach, "it began with a snapshot that the cut made void")),
         }
     }
@@ -203,7 +211,8 @@ impl Source<'_> {
         );
         let (mut db, tree) = empty(self.shards);
         db.tree.ensure_builtins();
-        History { db, tree, position, window: Window::new(Zxid::ZERO, reach), txns: 0 }
+        let window = Window::new(Zxid::ZERO, reach);
+        History { db, tree, position, window, confirmed: None, txns: 0 }
     }
 
     fn cuts(&self, from: Position) -> Result<Vec<Cut>> {
@@ -220,10 +229,10 @@ impl Source<'_> {
     /// How many transactions were applied. `None`: a later cut took the snapshot on which the rest stands.
     fn replay(
         &self,
-        from: Position,
-        cuts: &[Cut],
+        (from, cuts): (Position, &[Cut]),
         db: &mut Database,
         window: &mut Window,
+        confirmed: &mut Option<Members>,
         began: Instant,
     ) -> Result<Option<u64>> {
         let mut count = 0u64;
@@ -254,13 +263,16 @@ impl Source<'_> {
                 None => bail!("record {at} of the log is neither a transaction nor a mark; restore a backup"),
             };
             let malformed = |e| anyhow!("record {at} of the log is not a transaction ({e}); restore a backup");
-            let zxid = TxnHeader::decode(&mut Decoder::new(txn)).map_err(malformed)?.zxid;
+            let TxnHeader { zxid, kind, .. } = TxnHeader::decode(&mut Decoder::new(txn)).map_err(malformed)?;
             if cuts.iter().any(|c| c.at > at && c.to < zxid) {
                 return Ok(());
             }
             let last = db.last();
             if zxid.0 != last.0 + 1 && !(zxid.epoch() > last.epoch() && zxid.counter() <= 1) {
                 bail!("record {at} of the log has zxid {zxid}, which does not follow {last}; restore a backup");
+            }
+            if kind == Op::Reconfig.wire() {
+                *confirmed = members_shown(db);
             }
             db.apply(txn, Origin::Foreign, None, false).map_err(malformed)?;
             window.push(Entry { zxid, txn: Arc::from(txn), ticket: Ticket(0) });

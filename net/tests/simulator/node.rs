@@ -185,9 +185,10 @@ impl Running {
             begins: true,
             empty: r.db.last() == Zxid::ZERO && (r.epochs.current == 0 || logged),
         };
-        let membership = Membership::new(&r.data, members.version, dice.fork(), plan.sync_us);
-        let mut server =
-            Server::member(limits, r.db, (settings, members, r.epochs, r.window), plan.shards, now);
+        let written = if plan.read_only_config { u64::MAX } else { members.version };
+        let membership = Membership::new(&r.data, written, dice.fork(), plan.sync_us);
+        let reached = (settings, members, r.epochs, r.window, r.confirmed);
+        let mut server = Server::member(limits, r.db, reached, plan.shards, now);
         server.start(now, &mut ports);
         let errands = Errands::new(
             common.config.clone(),

@@ -68,6 +68,8 @@ pub struct Plan {
     pub operate_ms: u64,
     /// `standaloneEnabled=false`: a single voter may be left.
     pub lone_voter: bool,
+    /// No file follows the members.
+    pub read_only_config: bool,
     /// Followers serve observers.
     pub relays: bool,
     /// What a leader gives out before another epoch begins.
@@ -132,6 +134,7 @@ impl Plan {
             spares: if changing { late.between(0, 2) as usize } else { 0 },
             operate_ms: if changing { late.between(200, 3_000) } else { 0 },
             lone_voter: late.permille(500),
+            read_only_config: false,
             relays: late.permille(500),
             zxids_per_epoch: if late.permille(150) { late.between(100, 3_000) as u32 } else { u32::MAX - 16 },
             shards: d.between(1, 2) as usize,

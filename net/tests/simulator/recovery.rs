@@ -25,6 +25,7 @@ pub mod storage;
 use crate::config::Config;
 use engine::ids::Zxid;
 use engine::pipeline::Database;
+use engine::zab::members::Members;
 use engine::zab::{Entry, Epochs, Reach, Window};
 use std::sync::Arc;
 use std::time::Instant;
@@ -49,6 +50,7 @@ pub struct Recovered {
     /// All of the history behind it.
     pub entries: Vec<Entry>,
     pub window: Window,
+    pub confirmed: Option<Members>,
     pub epochs: Epochs,
 }
 
@@ -88,6 +90,7 @@ pub fn recover(disk: &FaultyDisk, config: &Config, shards: usize, reach: Reach) 
         base,
         entries,
         window,
+        confirmed: history.confirmed,
         epochs,
         data,
     })
