@@ -29,9 +29,14 @@
 //! | an observer does not count by what is only proposed | | `members_an_observer_that_comes_during_a_reconfiguration_...` | `config`: activates what is not committed |
 //! | a replaced history leaves nothing under way | | `members_a_proposal_that_a_snapshot_replaces_is_forgotten` | the same |
 //!
-//! Not noticed by a scenario when broken by hand, since another rule behind it holds: votes of established members compared
-//! with all they say (1732, 1818); NEWLEADER before the cursor is at the end of the history (3104: the same call has sent
-//! all of it); promises counted by the committed members alone (elections count by both).
+//! Three more were not noticed by a scenario, since another rule stands behind each. Tests of one member that is told what shows
+//! it noticed them on the same day (`engine/tests/zab_rules.rs`, the first also `zab_election.rs`):
+//!
+//! | rule | bugs | why no scenario notices it | test |
+//! |---|---|---|---|
+//! | votes of established members agree whatever their rounds and zxids | 1732, 1818 | members elected together say the same | `members_that_follow_agree_...` |
+//! | NEWLEADER when the cursor is at the end of the history | 3104 | one turn sends all of it, unless the link is full | `newleader_follows_all_...` |
+//! | promises are counted by the members under way as well | fact sheet 11 | elections are | `promises_are_counted_...` |
 
 use crate::plan::{Breach, Plan};
 use crate::scenarios::{
