@@ -1,15 +1,21 @@
-//! Requests of learners that wait for room at the leader.
+//! Requests of learners that wait for room at the leader, and their questions about sessions while it does not know any.
 //!
 //! Not here: what is done with one (`roles`).
-//! Invariant: what waits takes a bounded number of bytes, whatever the requests are made of: bodies, identities, nothing.
+//! Invariants:
+//! - what waits takes a bounded number of bytes, whatever the requests are made of: bodies, identities, nothing;
+//! - of each learner a bounded number of questions waits.
 
 use crate::ids::{LinkId, SessionId};
 use crate::proto::Id;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// Bytes of all learners' requests that may wait for room; whoever forwards more gives up its link.
 pub(super) const FORWARDED_BYTES_MAX: usize = 256 << 20;
+
+/// Questions of one learner that may wait: one for each client that waits there for its session (a server takes 65,536
+/// requests at a time), and for those of a few observers behind it. Whoever asks more gives up its link.
+pub(super) const CLAIMS_MAX: usize = 1 << 18;
 
 /// What a request takes that has neither body nor identities: its place in the queue, which may be twice as long as needed,
 /// and what goes with an allocation.
@@ -70,9 +76,86 @@ impl Forwarding {
     }
 }
 
+/// How many questions of each learner wait.
+#[derive(Debug, Default)]
+pub(super) struct Shares(HashMap<LinkId, usize>);
+
+impl Shares {
+    /// One more; `false`: as many wait as may.
+    #[must_use]
+    pub fn take(&mut self, link: LinkId) -> bool {
+        let count = self.0.entry(link).or_default();
+        let room = *count < CLAIMS_MAX;
+        *count += usize::from(room);
+        room
+    }
+    /// One less.
+    pub fn give_back(&mut self, link: LinkId) {
+        if let Some(count) = self.0.get_mut(&link) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&link);
+            }
+        }
+    }
+}
+
+/// Sessions, with timeouts in ms, that learners ask about before this leader knows them.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    queue: VecDeque<(LinkId, SessionId, i32)>,
+    shares: Shares,
+}
+
+impl Claims {
+    /// Takes one in; `false`: too many of that learner wait.
+    #[must_use]
+    pub fn push(&mut self, link: LinkId, session: SessionId, timeout_ms: i32) -> bool {
+        let room = self.shares.take(link);
+        if room {
+            self.queue.push_back((link, session, timeout_ms));
+        }
+        room
+    }
+
+    /// The oldest.
+    pub fn pop(&mut self) -> Option<(LinkId, SessionId, i32)> {
+        let claim = self.queue.pop_front()?;
+        self.shares.give_back(claim.0);
+        Some(claim)
+    }
+
+    /// Forgets those of a learner that is gone.
+    pub fn forget(&mut self, link: LinkId) {
+        if self.shares.0.remove(&link).is_some() {
+            self.queue.retain(|(l, ..)| *l != link);
+        }
+    }
+
+    pub fn clear(&mut self) {
+        *self = Claims::default();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_each_learner_so_many_questions_wait() {
+        let mut claims = Claims::default();
+        let mut ask = |link, session| claims.push(LinkId(link), SessionId(session), 4_000);
+        assert!((0..CLAIMS_MAX as i64).all(|s| ask(7, s)));
+        assert!(!ask(7, 1) && ask(8, 5) && !ask(7, 2));
+        // One was answered: there is room for one.
+        assert_eq!(claims.pop(), Some((LinkId(7), SessionId(0), 4_000)));
+        assert!(claims.push(LinkId(7), SessionId(3), 0) && !claims.push(LinkId(7), SessionId(4), 0));
+        claims.forget(LinkId(7));
+        assert_eq!((claims.pop(), claims.pop()), (Some((LinkId(8), SessionId(5), 4_000)), None));
+        assert!(claims.push(LinkId(7), SessionId(6), 0));
+        claims.clear();
+        assert!(claims.pop().is_none() && claims.shares.0.is_empty());
+    }
 
     fn request(link: u64, body: usize, ids: &Arc<[Id]>) -> Forwarded {
         let (session, body) = (SessionId(1), vec![0; body].into());

@@ -6,6 +6,7 @@
 //!   by a SYNC, or, for what is answered here, when nothing stands before it any more;
 //! - what is kept is bounded: [`Learning::has_room`].
 
+use super::forwarding::Shares;
 use super::telling::{Item, Waits};
 use crate::ids::{ConnId, LinkId, SessionId};
 use crate::msg::Connect;
@@ -53,6 +54,8 @@ pub(super) struct Learning {
     /// The forwarded syncs, in the order in which the leader will answer.
     syncs: VecDeque<Asker<SessionId>>,
     asked: HashMap<SessionId, VecDeque<Asker<Connect>>>,
+    /// The observers' part of that.
+    shares: Shares,
     entries: usize,
     bytes: usize,
 }
@@ -165,10 +168,14 @@ impl Learning {
         self.asked.entry(c.session).or_default().push_back(Asker::Client(c));
         self.entries += 1;
     }
-    /// The same for an observer.
-    pub fn relayed_ask(&mut self, session: SessionId, link: LinkId) {
-        self.asked.entry(session).or_default().push_back(Asker::Observer(link));
-        self.entries += 1;
+    /// The same for an observer; `false`: it has asked too often already. It takes no room of clients here.
+    #[must_use]
+    pub fn relayed_ask(&mut self, session: SessionId, link: LinkId) -> bool {
+        let room = self.shares.take(link);
+        if room {
+            self.asked.entry(session).or_default().push_back(Asker::Observer(link));
+        }
+        room
     }
     /// The oldest that waits for an answer about this session.
     pub fn answered(&mut self, session: SessionId) -> Option<Asker<Connect>> {
@@ -177,7 +184,10 @@ impl Learning {
         if queue.is_empty() {
             self.asked.remove(&session);
         }
-        self.entries -= 1;
+        match &c {
+            Asker::Client(_) => self.entries -= 1,
+            Asker::Observer(link) => self.shares.give_back(*link),
+        }
         Some(c)
     }
 }
@@ -193,5 +203,22 @@ impl Wait {
             Wait::Write { bytes, .. } | Wait::Sync { bytes, .. } => *bytes,
             Wait::Session { .. } | Wait::Upgrade | Wait::Local(_) => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forwarding::CLAIMS_MAX;
+    use super::*;
+
+    #[test]
+    fn an_observer_asks_so_often_and_takes_no_room_of_clients() {
+        let mut learning = Learning::default();
+        let link = LinkId(7);
+        assert!((0..CLAIMS_MAX as i64).all(|s| learning.relayed_ask(SessionId(s), link)));
+        assert!(!learning.relayed_ask(SessionId(1), link) && learning.relayed_ask(SessionId(1), LinkId(8)));
+        assert!(learning.has_room() && learning.len() == 0);
+        assert!(matches!(learning.answered(SessionId(1)), Some(Asker::Observer(l)) if l == link));
+        assert!(learning.relayed_ask(SessionId(2), link) && !learning.relayed_ask(SessionId(2), link));
     }
 }

@@ -23,7 +23,7 @@ pub use reconfig::shown as members_shown;
 pub use roles::{Need, PeerInput};
 
 use crate::error::Code;
-use crate::ids::{ConnId, LinkId, SessionId, Ticket, Zxid};
+use crate::ids::{ConnId, SessionId, Ticket, Zxid};
 use crate::limits::Limits;
 use crate::msg::{Act, Activity, Connect, Request, Span, Target, ToCore};
 use crate::pipeline::{Ask, Database, Notice, Prep};
@@ -104,8 +104,8 @@ pub struct Server {
     learning: Learning,
     /// Requests of learners that wait for room.
     forwarded: forwarding::Forwarding,
-    /// Sessions, with timeouts in ms, that learners ask about before this leader knows them. At most one for each of their waiting clients.
-    claims: VecDeque<(LinkId, SessionId, i32)>,
+    /// Sessions that learners ask about before this leader knows them.
+    claims: forwarding::Claims,
     needs: VecDeque<Need>,
     /// The members are others than the driver was told.
     members_changed: bool,
@@ -173,7 +173,7 @@ impl Server {
             queued_bytes: 0,
             learning: Learning::default(),
             forwarded: forwarding::Forwarding::default(),
-            claims: VecDeque::new(),
+            claims: forwarding::Claims::default(),
             needs: VecDeque::new(),
             members_changed: false,
             generation: 0,

@@ -184,7 +184,9 @@ impl Server {
                 self.pass_on(Forwarded { link, session, cxid, op, body, ids }, out);
             }
             Event::Revalidate { link, session, timeout_ms } if self.zab.relayed().is_some() => {
-                self.learning.relayed_ask(session, link);
+                if !self.learning.relayed_ask(session, link) {
+                    return self.refuse_more(link, "an observer asks about more sessions than may wait", out);
+                }
                 self.zab.revalidate(session, timeout_ms, out);
             }
             Event::Heard { sessions, .. } if self.zab.relayed().is_some() => {
@@ -196,7 +198,9 @@ impl Server {
                 self.take_forwarded(Forwarded { link, session, cxid, op, body, ids }, now, out);
             }
             Event::Revalidate { link, session, timeout_ms } => {
-                self.claims.push_back((link, session, timeout_ms));
+                if !self.claims.push(link, session, timeout_ms) {
+                    return self.refuse_more(link, "a learner asks about more sessions than may wait", out);
+                }
                 self.serve_claims(now, out);
             }
             // Whose they are is said by requests and REVALIDATE: Apache's table also names sessions of other servers.
@@ -208,7 +212,7 @@ impl Server {
             }
             Event::LearnerGone(link) => {
                 self.forwarded.forget(link);
-                self.claims.retain(|(l, ..)| *l != link);
+                self.claims.forget(link);
             }
             Event::Synchronises { to, last, keeps } => {
                 // What a server claims to have is told: one that lacks it later has lost it itself.
@@ -468,7 +472,10 @@ impl Server {
     fn refuse_more(&mut self, link: LinkId, why: &str, out: &mut dyn Ports) {
         out.close(link);
         let text = format!("{why}: its link is closed");
-        self.needs.push_back(Need::Gripe { id: None, at: String::new(), text });
+        let need = Need::Gripe { id: None, at: String::new(), text };
+        if self.needs.back() != Some(&need) {
+            self.needs.push_back(need);
+        }
     }
 
     fn revalidated(&mut self, session: SessionId, valid: bool, now: Now, out: &mut dyn Ports) {
@@ -521,7 +528,7 @@ impl Server {
     /// Answers learners about sessions, as soon as this leader knows them: one that still applies its log knows none.
     fn serve_claims(&mut self, now: Now, out: &mut dyn Ports) {
         while !matches!(self.service, Service::Closed { .. } | Service::Opening { .. })
-            && let Some((link, session, timeout_ms)) = self.claims.pop_front()
+            && let Some((link, session, timeout_ms)) = self.claims.pop()
         {
             self.gauges.claims += 1;
             self.tracker.set_timeout(session, timeout_ms);
