@@ -139,9 +139,11 @@ fn the_lines_about_learners_are_few() {
             "the link to learner 2 is closed",
         );
         a.peers.gripe(Some(ServerId(3)), "10.0.0.2:1", "the link to learner 3 is closed");
+        a.peers.note_history(ServerId(3), "server 3 has the history up to 0x7");
     }
     let text = log.take();
-    assert_eq!(text.lines().count(), 3, "{text}");
+    let claims = text.lines().filter(|l| l.contains("has the history")).count();
+    assert_eq!((text.lines().count() - claims, claims), (3, 4), "{text}");
 }
 
 #[test]

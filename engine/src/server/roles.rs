@@ -48,6 +48,8 @@ pub enum Need {
     /// The same about a peer, who can make it happen again and again: the log is to grow by few such lines. `id`: which
     /// server it is, if it has said so; `at`: its address.
     Gripe { id: Option<ServerId>, at: String, text: String },
+    /// A line about the history with which a learner comes, which it can make happen again and again.
+    Synchronises { to: ServerId, text: String },
     /// Close the election connection to that server, which sent what is no message, with a line for the log.
     RejectElection { from: ServerId, why: String },
     /// Send a learner whose history ends at `last` what it lacks of the applied state, as DIFF or SNAP, or, if it `goes_on`,
@@ -218,7 +220,8 @@ impl Server {
                 // What a server claims to have is told: one that lacks it later has lost it itself.
                 let cut =
                     if keeps < last { format!(", which is cut back to {keeps}") } else { String::new() };
-                self.needs.push_back(Need::Say(format!("server {to} has the history up to {last}{cut}")));
+                let text = format!("server {to} has the history up to {last}{cut}");
+                self.needs.push_back(Need::Synchronises { to, text });
             }
             Event::Stream { link, to, last, voter, goes_on } => {
                 self.needs.push_back(Need::Stream { link, to, last, voter, goes_on });

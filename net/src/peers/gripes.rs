@@ -1,5 +1,5 @@
-//! Log lines about peers that misbehave: the first one at once, repetitions counted, and told ever more seldom while
-//! they do not end.
+//! Log lines that a peer can cause again and again: the first one at once, repetitions counted, and told ever more seldom
+//! while they do not end.
 //!
 //! Invariant: whoever calls us, and however often, the log grows by a bounded number of lines per minute.
 
@@ -9,6 +9,9 @@ use std::net::IpAddr;
 
 /// Between two lines about the same, ms: doubled from the first to the last while it goes on.
 const QUIET_MS: (u64, u64) = (10_000, 600_000);
+/// Lines about what learners claim to have that are told at once: each may say something else, and a leader that was cut off
+/// synchronises a learner more than once.
+const CLAIMS: u32 = 4;
 /// Hosts and members remembered; beyond it nothing new is logged until some are forgotten.
 const REMEMBERED_MAX: usize = 128;
 
@@ -23,13 +26,23 @@ pub(super) enum About {
     Member(i64),
     /// A learner that has said who it is.
     Learner(i64),
+    /// The history that it says to have.
+    History(i64),
     /// Ourselves: ports, descriptors.
     Us,
 }
 
+impl About {
+    /// So many lines are told before it becomes quiet.
+    fn at_once(self) -> u32 {
+        if let About::History(_) = self { CLAIMS } else { 1 }
+    }
+}
+
 struct Said {
-    /// When the last line was logged, and how long there is none after it.
+    /// When the first of these lines was logged, and how long there are no more after it.
     at: MonoMs,
+    lines: u32,
     quiet_ms: u64,
     /// When it last happened.
     last: MonoMs,
@@ -47,9 +60,14 @@ impl Gripes {
             let goes_on = now.since(said.last) < QUIET_MS.0;
             said.last = now;
             if now.since(said.at) < said.quiet_ms {
+                if said.lines < about.at_once() {
+                    said.lines += 1;
+                    return Some(text.to_owned());
+                }
                 said.kept_back += 1;
                 return None;
             }
+            said.lines = 1;
             said.quiet_ms = if goes_on { (said.quiet_ms * 2).min(QUIET_MS.1) } else { QUIET_MS.0 };
             said.at = now;
             return Some(match std::mem::take(&mut said.kept_back) {
@@ -63,7 +81,7 @@ impl Gripes {
                 return None;
             }
         }
-        self.0.insert(about, Said { at: now, quiet_ms: QUIET_MS.0, last: now, kept_back: 0 });
+        self.0.insert(about, Said { at: now, lines: 1, quiet_ms: QUIET_MS.0, last: now, kept_back: 0 });
         Some(text.to_owned())
     }
 
@@ -71,6 +89,13 @@ impl Gripes {
     pub(super) fn warn(&mut self, about: About, now: MonoMs, text: &str) {
         if let Some(line) = self.judge(about, now, text) {
             tracing::warn!("{line}");
+        }
+    }
+
+    /// The same for what is nothing bad.
+    pub(super) fn note(&mut self, about: About, now: MonoMs, text: &str) {
+        if let Some(line) = self.judge(about, now, text) {
+            tracing::info!("{line}");
         }
     }
 }
@@ -104,5 +129,14 @@ mod tests {
         assert!((8..=14).contains(&hour), "{hour} lines");
         assert_eq!(said(5000, 5001), 1, "a new beginning");
         assert_eq!(said(5001, 5011), 1, "at the pace of the beginning");
+    }
+
+    #[test]
+    fn the_first_claims_of_a_learner_are_told_and_then_few() {
+        let mut g = Gripes::default();
+        let mut told = |at: u64| g.judge(About::History(2), MonoMs(at), "x");
+        assert_eq!((0..1000).filter(|n| told(*n).is_some()).count(), CLAIMS as usize);
+        assert_eq!(told(10_001).as_deref(), Some("x (996 more like it since the last such line)"));
+        assert_eq!((10_002..29_000).filter(|n| told(*n).is_some()).count(), CLAIMS as usize - 1);
     }
 }

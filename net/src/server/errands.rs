@@ -180,6 +180,11 @@ impl Errands {
                         peers.gripe(id, &at, &text);
                     }
                 }
+                Need::Synchronises { to, text } => {
+                    if let Some(peers) = &mut ports.peers {
+                        peers.note_history(to, &text);
+                    }
+                }
                 Need::RejectElection { from, why } => {
                     if let Some(peers) = &mut ports.peers {
                         peers.reject_election(from, &why);
@@ -263,9 +268,12 @@ impl Errands {
             match begun {
                 Ok((pieces, _thread)) => {
                     let zxid = stream.upto;
-                    tracing::info!(
-                        "server {to} has the history up to {last}: it is sent what it lacks up to {zxid}"
-                    );
+                    if let Some(peers) = &mut ports.peers {
+                        let line = format!(
+                            "server {to} has the history up to {last}: it is sent what it lacks up to {zxid}"
+                        );
+                        peers.note_history(to, &line);
+                    }
                     let (since, bytes, unsent) = (Instant::now(), 0, 0);
                     self.streams.push(Streaming { link, to, zxid, pieces, since, bytes, unsent, _thread });
                 }

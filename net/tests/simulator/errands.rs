@@ -144,7 +144,7 @@ impl Errands {
         while let Some(need) = server.take_need() {
             match need {
                 Need::Say(text) | Need::Warn(text) => self.said.push(text),
-                Need::Gripe { text, .. } => self.said.push(text),
+                Need::Gripe { text, .. } | Need::Synchronises { text, .. } => self.said.push(text),
                 Need::RejectElection { from, why } => panic!("server {from} speaks no garbage: {why}"),
                 Need::Fail(why) => bail!("{why}"),
                 Need::Stream { link, last, voter, goes_on, .. } => {
