@@ -9,14 +9,15 @@ use engine::proto::Acl;
 use engine::tree;
 use engine::tree::StatPersisted;
 use engine::zab::wire::{Kind, parse};
+use engine::zab::{Mark, Record as LogRecord};
 use sending::{PIECE_BYTES, SIGNATURE, Sending, What};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tempfile::TempDir;
 use wal::disk::RealDisk;
-use wal::{DataDir, Log, Options, Position};
+use wal::{DataDir, Group, Log, Options, Position};
 
 mod ring {
     pub use net::ring::Wake;
@@ -53,13 +54,17 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
+/// What one test allocates is counted, so the others wait.
+static COUNTED: Mutex<()> = Mutex::new(());
+
 const UPTO: Zxid = Zxid(0x1_0000_0009);
 
-/// A state of so many nodes of so many bytes, and what sends it. The log is empty.
+/// A state of so many nodes of so many bytes, and what sends it. The log holds these records.
 fn sending(
     dir: &TempDir,
     (nodes, bytes): (usize, usize),
     position: Position,
+    records: &[&[u8]],
 ) -> (Database, Sending, crossbeam::channel::Receiver<Vec<u8>>) {
     let (mut writer, _) = tree::new_bare(1, 2);
     writer.ensure_builtins();
@@ -71,7 +76,12 @@ fn sending(
     db.loaded(UPTO, HashMap::new());
     db.tree.publish(UPTO);
     let data = DataDir::open(Arc::new(RealDisk::buffered()), dir.path()).unwrap();
-    let (log, _) = Log::open(&data, Options { background: false, ..Options::default() }).unwrap();
+    let (mut log, _) = Log::open(&data, Options { background: false, ..Options::default() }).unwrap();
+    if !records.is_empty() {
+        let mut group = Group::new(1 << 20);
+        records.iter().for_each(|r| group.push_slice(r).unwrap());
+        log.write(&mut group).unwrap();
+    }
     let walker = || db.tree.handle().walker(UPTO).unwrap();
     let (to, pieces) = crossbeam::channel::bounded(2);
     let sending = Sending {
@@ -90,9 +100,10 @@ fn sending(
 
 #[test]
 fn a_snapshot_of_large_nodes_takes_the_memory_of_a_few_pieces() {
+    let _alone = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
     let (nodes, bytes) = (48, 1_000_000);
     let dir = TempDir::new().unwrap();
-    let (_db, sending, pieces) = sending(&dir, (nodes, bytes), Position(0));
+    let (_db, sending, pieces) = sending(&dir, (nodes, bytes), Position(0), &[]);
     let before = LIVE.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     let sender = std::thread::spawn(move || sending.run());
@@ -127,13 +138,34 @@ fn a_snapshot_of_large_nodes_takes_the_memory_of_a_few_pieces() {
 
 #[test]
 fn what_waits_for_the_log_ends_when_nobody_wants_it() {
+    let _alone = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = TempDir::new().unwrap();
     // The log never gets there: the server was killed.
-    let (_db, sending, pieces) = sending(&dir, (1, 10), Position(5));
+    let (_db, sending, pieces) = sending(&dir, (1, 10), Position(5), &[]);
     let stop: Arc<AtomicBool> = sending.stop.clone();
     let sender = std::thread::spawn(move || sending.run());
     stop.store(true, Ordering::Relaxed);
     sender.join().unwrap();
     assert!(pieces.try_recv().is_err(), "nothing was sent");
     drop(DataDir::open(Arc::new(RealDisk::buffered()), dir.path()).expect("nobody holds the lock"));
+}
+
+/// A server whose state came as a snapshot, and that has applied nothing since: its own former log leads elsewhere.
+#[test]
+fn what_a_snapshot_has_replaced_is_sent_to_nobody() {
+    let _alone = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let txn = |counter: u64| {
+        let (session, cxid, zxid) = (1u64.to_be_bytes(), 1u32.to_be_bytes(), 0x1_0000_0000 + counter);
+        [&session[..], &cxid, &zxid.to_be_bytes(), &[0; 8], &11u32.to_be_bytes()].concat()
+    };
+    let (common, former, mark) = (txn(1), txn(2), Mark::Installed(UPTO).encode());
+    assert!(matches!(LogRecord::decode(&former), Some(LogRecord::Txn(_))));
+    let dir = TempDir::new().unwrap();
+    let (_db, sending, pieces) = sending(&dir, (1, 10), Position(2), &[&common, &former, &mark]);
+    let sender = std::thread::spawn(move || sending.run());
+    let first = pieces.recv().unwrap();
+    let (packet, _) = parse(&first, 1 << 20).unwrap().unwrap();
+    assert_eq!((packet.kind, packet.zxid), (Kind::Snap, UPTO));
+    assert_eq!(pieces.iter().last().map(|p| p.len()), Some(0), "it comes to its end");
+    sender.join().unwrap();
 }

@@ -154,6 +154,15 @@ impl Sending {
             }
             Ok(())
         })?;
+        // The state at `upto` may have come as a snapshot, whose mark stands behind its position: the log before it leads
+        // elsewhere.
+        let behind = Position(self.position.0 + 1).min(self.log.durable());
+        self.log.read(self.position, behind, |_, record| -> Result<()> {
+            if let Some(Record::Mark(Mark::Installed(zxid))) = Record::decode(record) {
+                (found, run.from) = (zxid == self.last, self.position);
+            }
+            Ok(())
+        })?;
         if !found {
             bail!("the log does not reach back to {}", self.last);
         }
