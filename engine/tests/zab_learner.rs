@@ -575,3 +575,28 @@ fn a_state_that_cannot_be_loaded_again_is_replaced_by_a_snapshot() {
     let events: Vec<Event> = std::iter::from_fn(|| one.member.take_event()).collect();
     assert!(events.iter().any(|e| matches!(e, Event::Install { .. })), "{events:?}");
 }
+
+#[test]
+fn who_has_no_vote_says_what_it_holds_all_the_same() {
+    let mut one = One::looking(true);
+    one.joins(3, 2);
+    one.hear(Kind::Diff, Zxid::new(2, 1), None);
+    // The second one nobody else has.
+    for counter in [1, 2] {
+        one.proposed(Zxid::new(2, counter), Op::SetData, "x");
+    }
+    one.loses_its_leader();
+    assert_eq!((one.member.is_empty(), one.vote().0), (true, Zxid::MAX), "it has acknowledged nothing");
+    one.sent(one.link);
+    one.joins(2, 3);
+    let sent = one.sent(one.link);
+    // Told of nothing, a leader with all of its history in memory would send all of it, and cut nothing off.
+    assert!(sent.contains(&(Kind::AckEpoch, Zxid::new(2, 2))), "{sent:?}");
+    one.hear(Kind::Trunc, Zxid::new(2, 1), None);
+    one.proposed(Zxid::new(3, 1), Op::SetData, "x");
+    one.hear(Kind::Commit, Zxid::new(3, 1), None);
+    one.synced(3, &[1, 2, 3], Zxid::ZERO);
+    assert!(!one.member.is_empty());
+    let applied: Vec<Zxid> = std::iter::from_fn(|| one.member.take_committed()).map(|e| e.zxid).collect();
+    assert_eq!(applied, [Zxid::new(2, 1), Zxid::new(3, 1)]);
+}

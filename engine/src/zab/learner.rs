@@ -549,10 +549,13 @@ impl Learner {
         match self.stage {
             Stage::Promising { ticket, first } if base.durable >= ticket => {
                 let mut data = Vec::with_capacity(4);
-                data.put_int(if first { base.epochs.current as i32 } else { -1 });
                 self.shorter = base.end_for(self.leader);
-                let end = self.shorter.unwrap_or(base.history_end());
-                put_packet(ports.out(self.link), Kind::AckEpoch, end, Some(&data));
+                // Without a vote, but with what a synchronisation has brought that did not end: it does not count, and is cut
+                // or goes on from there all the same.
+                let begun = base.settings.empty && base.dirty.is_none() && base.window.last() != Zxid::ZERO;
+                let end = if begun { base.window.last() } else { base.history_end() };
+                data.put_int(if first && !begun { base.epochs.current as i32 } else { -1 });
+                put_packet(ports.out(self.link), Kind::AckEpoch, self.shorter.unwrap_or(end), Some(&data));
                 self.stage = Stage::Promised;
             }
             Stage::Taking { ticket } if base.durable >= ticket => {
