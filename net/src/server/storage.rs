@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 use wal::disk::{Disk as _, RealDisk};
-use wal::{DataDir, Import, Log, Position, SmallFile, snapshot};
+use wal::{DataDir, Group, Import, Log, Position, SmallFile, snapshot};
 
 /// A recovered state.
 pub struct Recovered {
@@ -73,7 +73,7 @@ pub fn recover(config: &Config, profile: &Profile, shards: usize, reach: Reach) 
         named: config.ensemble.is_some() && config.data_log_dir != config.data_dir && !promised && !imported,
         ..wal::Options::default()
     };
-    let (log, report) = Log::open_of(&data, &log_dir, promised, options)?;
+    let (mut log, report) = Log::open_of(&data, &log_dir, promised, options)?;
     if let Some(refused) = disk.notice() {
         if profile.wal_io == WalIo::Direct {
             bail!("{refused}; the profile says wal_io = \"direct\": use another file system, or \"auto\"");
@@ -90,7 +90,8 @@ pub fn recover(config: &Config, profile: &Profile, shards: usize, reach: Reach) 
         );
     }
     let source = Source { data: &data, log: log.reader(), config, shards };
-    let history = source.history(Some(Loaded { db, tree, position: snapshot_at }), reach, began)?;
+    let mut history = source.history(Some(Loaded { db, tree, position: snapshot_at }), reach, began)?;
+    note_install(&mut log, &mut history)?;
     let figures = StartFigures {
         snapshot_ms,
         replay_ms: began.elapsed().as_millis() as u64 - snapshot_ms,
@@ -291,6 +292,48 @@ impl Source<'_> {
         })?;
         db.tree.publish(db.last());
         Ok((!lost).then_some(count))
+    }
+}
+
+/// A leader's snapshot gets its name first and its mark in the log right behind. If this server ended between the two, the mark
+/// is made good: a learner must not be sent the log before it as if that led to what follows.
+///
+/// # Errors
+/// The mark cannot be written.
+pub fn note_install(log: &mut Log, history: &mut History) -> Result<()> {
+    let (position, zxid) = (history.position, history.db.last());
+    if log.next_position() != position || leads_to(&log.reader(), position, zxid) {
+        return Ok(());
+    }
+    let mut mark = Group::new(Mark::BYTES);
+    mark.push_slice(&Mark::Installed(zxid).encode())?;
+    log.write(&mut mark)?;
+    history.db.set_fuzzy();
+    Ok(())
+}
+
+/// Whether the history in the log before `position` ends at `zxid`, or cannot be read, so that nobody is sent it.
+fn leads_to(log: &wal::Reader, position: Position, zxid: Zxid) -> bool {
+    // Marks say nothing, or much: back until something says where it ends.
+    let mut span = 1;
+    loop {
+        let from = Position(position.0.saturating_sub(span)).max(log.oldest());
+        let mut end = None;
+        let read = log.read(from, position, |_, record| -> Result<()> {
+            match Record::decode(record) {
+                Some(Record::Txn(txn)) => {
+                    end = TxnHeader::decode(&mut Decoder::new(txn)).ok().map(|h| h.zxid)
+                }
+                Some(Record::Mark(Mark::Truncate(to) | Mark::Installed(to))) => end = Some(to),
+                Some(Record::Mark(Mark::Whole(_))) | None => {}
+            }
+            Ok(())
+        });
+        match end {
+            Some(end) if read.is_ok() => return end == zxid,
+            _ if read.is_err() || from == log.oldest() => return true,
+            _ => span *= 16,
+        }
     }
 }
 

@@ -73,10 +73,11 @@ pub fn recover(disk: &FaultyDisk, config: &Config, shards: usize, reach: Reach) 
     let snapshot_at = files.first().map_or(Position(0), |f| f.position);
     let options =
         Options { segment_bytes: 64 << 10, replay_from: snapshot_at, background: false, named: false };
-    let (log, report) = Log::open_of(&data, &data, storage::has_begun(&data)?, options)?;
+    let (mut log, report) = Log::open_of(&data, &data, storage::has_begun(&data)?, options)?;
     anyhow::ensure!(report.oldest <= snapshot_at, "records are missing before {}", report.oldest);
     let source = Source { data: &data, log: log.reader(), config, shards };
     let mut history = source.history(None, REACH_ALL, Instant::now())?;
+    storage::note_install(&mut log, &mut history)?;
     let mismatches = history.db.take_notices();
     anyhow::ensure!(mismatches.is_empty(), "replay gave another tree: {mismatches:?}");
     let base = history.window.base();
@@ -104,4 +105,72 @@ fn epochs(data: &Arc<DataDir>, db: &Database) -> anyhow::Result<Epochs> {
     let numbers: Vec<u32> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
     anyhow::ensure!(numbers.len() == 2, "epochs: {text:?}");
     Ok(Epochs { accepted: numbers[0], current: numbers[1] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Plan;
+    use crate::snapshots::Writing;
+    use engine::zab::{Mark, Record};
+    use wal::Group;
+
+    fn txn(zxid: Zxid) -> Vec<u8> {
+        let kind = engine::proto::Op::CloseSession.wire();
+        [&[0; 12][..], &zxid.0.to_be_bytes(), &[0; 8], &kind.to_be_bytes()].concat()
+    }
+
+    /// A log of these records, and behind it a snapshot, with which the process ended.
+    fn crashed(records: &[Vec<u8>], zxid: Zxid) -> FaultyDisk {
+        let disk = FaultyDisk::new(1);
+        let data = DataDir::open(Arc::new(disk.clone()), DIR).unwrap();
+        let options = Options { segment_bytes: 64 << 10, background: false, ..Options::default() };
+        let (mut log, _) = Log::open_of(&data, &data, false, options).unwrap();
+        let mut group = Group::new(1 << 16);
+        records.iter().for_each(|r| group.push_slice(r).unwrap());
+        log.write(&mut group).unwrap();
+        let (mut db, _tree) = storage::empty(1);
+        db.tree.ensure_builtins();
+        db.loaded(zxid, Default::default());
+        db.tree.publish(zxid);
+        let mut writing = Writing::begin(&data, log.next_position(), &db).unwrap();
+        while writing.slice(64).unwrap() {}
+        writing.writer.finish(zxid.0).unwrap();
+        disk
+    }
+
+    /// What stands in the log behind the snapshot after a start.
+    fn behind(records: &[Vec<u8>], zxid: Zxid) -> Vec<Mark> {
+        let disk = crashed(records, zxid);
+        let common = crate::world::common(&Plan::calm(1));
+        let found = recover(&disk, &common.config, 1, REACH_ALL).unwrap();
+        assert_eq!((found.db.last(), found.snapshot_at), (zxid, Position(records.len() as u64)));
+        let (log, mut marks) = (found.log.reader(), Vec::new());
+        let read = log.read(found.snapshot_at, log.durable(), |_, r| -> anyhow::Result<()> {
+            marks.extend(match Record::decode(r) {
+                Some(Record::Mark(m)) => Some(m),
+                _ => None,
+            });
+            Ok(())
+        });
+        read.unwrap();
+        marks
+    }
+
+    /// A leader's snapshot gets its name, and its mark in the log is the next thing: without it a learner would be sent the
+    /// log across a hole.
+    #[test]
+    fn a_start_says_that_a_snapshot_came_from_a_leader_if_the_log_does_not_lead_to_it() {
+        let (old, new) = (Zxid::new(1, 1), Zxid::new(2, 7));
+        let cut = |to| Mark::Truncate(to).encode().to_vec();
+        let whole = Mark::Whole(old).encode().to_vec();
+        let came = [Mark::Installed(new)];
+        assert_eq!(behind(&[txn(old)], new), came);
+        assert_eq!(behind(&[txn(old), whole.clone()], new), came);
+        assert_eq!(behind(&[txn(new), cut(old)], new), came);
+        // Its own ones.
+        assert_eq!(behind(&[txn(old)], old), []);
+        assert_eq!(behind(&[txn(old), whole.clone(), whole], old), []);
+        assert_eq!(behind(&[txn(old), txn(new), cut(old)], old), []);
+    }
 }

@@ -115,7 +115,7 @@ pub fn line_of(node: usize, observer: bool, moved: bool) -> Member {
     }
 }
 
-fn common(plan: &Plan) -> Common {
+pub fn common(plan: &Plan) -> Common {
     let limits = Limits {
         tick_ms: plan.tick_ms as u32,
         min_session_timeout_ms: 500,
