@@ -150,15 +150,18 @@ fn what_waits_for_the_log_ends_when_nobody_wants_it() {
     drop(DataDir::open(Arc::new(RealDisk::buffered()), dir.path()).expect("nobody holds the lock"));
 }
 
+/// A transaction, as far as it is looked at here.
+fn txn(zxid: Zxid) -> Vec<u8> {
+    let (session, cxid, kind) = (1u64.to_be_bytes(), 1u32.to_be_bytes(), 11u32.to_be_bytes());
+    [&session[..], &cxid, &zxid.0.to_be_bytes(), &[0; 8], &kind].concat()
+}
+
 /// A server whose state came as a snapshot, and that has applied nothing since: its own former log leads elsewhere.
 #[test]
 fn what_a_snapshot_has_replaced_is_sent_to_nobody() {
     let _alone = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
-    let txn = |counter: u64| {
-        let (session, cxid, zxid) = (1u64.to_be_bytes(), 1u32.to_be_bytes(), 0x1_0000_0000 + counter);
-        [&session[..], &cxid, &zxid.to_be_bytes(), &[0; 8], &11u32.to_be_bytes()].concat()
-    };
-    let (common, former, mark) = (txn(1), txn(2), Mark::Installed(UPTO).encode());
+    let (common, former) = (txn(Zxid::new(1, 1)), txn(Zxid::new(1, 2)));
+    let mark = Mark::Installed(UPTO).encode();
     assert!(matches!(LogRecord::decode(&former), Some(LogRecord::Txn(_))));
     let dir = TempDir::new().unwrap();
     let (_db, sending, pieces) = sending(&dir, (1, 10), Position(2), &[&common, &former, &mark]);
@@ -168,4 +171,25 @@ fn what_a_snapshot_has_replaced_is_sent_to_nobody() {
     assert_eq!((packet.kind, packet.zxid), (Kind::Snap, UPTO));
     assert_eq!(pieces.iter().last().map(|p| p.len()), Some(0), "it comes to its end");
     sender.join().unwrap();
+}
+
+/// The same where the learner's history ends where that snapshot did, and the file is gone by now.
+#[test]
+fn the_log_is_sent_from_behind_the_mark_of_the_snapshot_that_it_goes_on_from() {
+    let _alone = COUNTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let (common, former, next) = (Zxid::new(1, 1), Zxid::new(2, 1), Zxid::new(3, 1));
+    let records = [txn(common), txn(former), Mark::Installed(common).encode().to_vec(), txn(next)];
+    let records: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+    let dir = TempDir::new().unwrap();
+    let (_db, mut sending, pieces) = sending(&dir, (1, 10), Position(4), &records);
+    sending.upto = next;
+    let sender = std::thread::spawn(move || sending.run());
+    let sent: Vec<u8> = pieces.iter().flatten().collect();
+    sender.join().unwrap();
+    let (mut rest, mut packets) = (&sent[..], Vec::new());
+    while let Some((p, n)) = parse(rest, 1 << 20).unwrap() {
+        packets.push((p.kind, p.zxid));
+        rest = &rest[n..];
+    }
+    assert_eq!(packets, [(Kind::Diff, next), (Kind::Proposal, next), (Kind::Commit, next)]);
 }

@@ -148,7 +148,10 @@ impl Sending {
                     }
                     run.cuts.push((at, to));
                 }
-                Some(Record::Mark(Mark::Installed(zxid))) => found = zxid == self.last,
+                Some(Record::Mark(Mark::Installed(zxid))) => {
+                    // What is before it leads elsewhere, also where the learner ends just there.
+                    (found, bytes, run.from) = (zxid == self.last, 0, Position(at.0 + 1));
+                }
                 Some(Record::Mark(Mark::Whole(_))) => {}
                 None => bail!("record {at} of the log is neither a transaction nor a mark"),
             }
