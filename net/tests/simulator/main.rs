@@ -28,6 +28,7 @@ mod recovery;
 mod runs;
 mod scenarios;
 mod scenarios_members;
+mod scenarios_sync;
 mod script;
 mod seat;
 mod snapshots;
