@@ -94,6 +94,7 @@ fn sending(
         to,
         wake: Arc::new(Nobody),
         stop: Arc::default(),
+        quiet: false,
     };
     (db, sending, pieces)
 }

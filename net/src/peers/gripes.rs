@@ -92,11 +92,13 @@ impl Gripes {
         }
     }
 
-    /// The same for what is nothing bad.
-    pub(super) fn note(&mut self, about: About, now: MonoMs, text: &str) {
-        if let Some(line) = self.judge(about, now, text) {
+    /// The same for what is nothing bad. Says whether it was logged.
+    pub(super) fn note(&mut self, about: About, now: MonoMs, text: &str) -> bool {
+        let line = self.judge(about, now, text);
+        if let Some(line) = &line {
             tracing::info!("{line}");
         }
+        line.is_some()
     }
 }
 

@@ -270,9 +270,10 @@ impl Peers {
         self.tools.gripes.warn(id.map_or(host, |id| About::Learner(id.0)), self.tools.now, text);
     }
 
-    /// Logs a line about the history that a learner says to have; few for one that comes again and again.
-    pub fn note_history(&mut self, id: ServerId, text: &str) {
-        self.tools.gripes.note(About::History(id.0), self.tools.now, text);
+    /// Logs a line about the history that a learner says to have; few for one that comes again and again. Says whether it was
+    /// logged.
+    pub fn note_history(&mut self, id: ServerId, text: &str) -> bool {
+        self.tools.gripes.note(About::History(id.0), self.tools.now, text)
     }
 
     /// Closes the election connection to a server that sent what is no message, with one log line (not one per offence).

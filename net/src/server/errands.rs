@@ -60,6 +60,8 @@ struct Streaming {
     bytes: u64,
     /// What the link's buffer held when it was last left.
     unsent: usize,
+    /// The log says that it has begun.
+    told: bool,
     _thread: Wanted,
 }
 
@@ -248,6 +250,11 @@ impl Errands {
             && let Some(Waiting { link, to, last, .. }) = next_of(&mut self.queue)
         {
             let Some(stream) = server.stream_begins(link, now) else { continue };
+            let zxid = stream.upto;
+            let line =
+                format!("server {to} has the history up to {last}: it is sent what it lacks up to {zxid}");
+            // Who comes again and again is streamed to without a word.
+            let told = ports.peers.as_mut().is_some_and(|p| p.note_history(to, &line));
             let begun = self.what(&stream, server, ports).and_then(|what| {
                 let (to_core, pieces) = bounded(PIECES);
                 let stop = Arc::new(AtomicBool::new(false));
@@ -261,21 +268,25 @@ impl Errands {
                     to: to_core,
                     wake: self.wake.clone(),
                     stop: stop.clone(),
+                    quiet: !told,
                 };
                 self.spawn("sync-out", move || errand.run())?;
                 Ok((pieces, Wanted(stop)))
             });
             match begun {
                 Ok((pieces, _thread)) => {
-                    let zxid = stream.upto;
-                    if let Some(peers) = &mut ports.peers {
-                        let line = format!(
-                            "server {to} has the history up to {last}: it is sent what it lacks up to {zxid}"
-                        );
-                        peers.note_history(to, &line);
-                    }
                     let (since, bytes, unsent) = (Instant::now(), 0, 0);
-                    self.streams.push(Streaming { link, to, zxid, pieces, since, bytes, unsent, _thread });
+                    self.streams.push(Streaming {
+                        link,
+                        to,
+                        zxid,
+                        pieces,
+                        since,
+                        bytes,
+                        unsent,
+                        told,
+                        _thread,
+                    });
                 }
                 Err(e) => {
                     tracing::warn!("{e:#}: server {to} must ask again");
@@ -342,22 +353,26 @@ impl Errands {
                     }
                     Err(TryRecvError::Empty) => return true,
                     Err(TryRecvError::Disconnected) => {
-                        tracing::warn!(
-                            "what server {} lacks could not be sent to its end: it must ask again",
-                            s.to
-                        );
+                        let to = s.to;
+                        let line =
+                            format!("what server {to} lacks could not be sent to its end: it must ask again");
+                        if let Some(peers) = &mut ports.peers {
+                            peers.gripe(Some(to), "", &line);
+                        }
                         ports.close(s.link);
                         failed.push(s.link);
                         return false;
                     }
                     // An empty piece is the end of a good stream.
                     Ok(_) => {
-                        tracing::info!(
-                            "server {}: {} bytes of history or snapshot in {} ms",
-                            s.to,
-                            s.bytes,
-                            s.since.elapsed().as_millis()
-                        );
+                        let ms = s.since.elapsed().as_millis();
+                        if s.told {
+                            tracing::info!(
+                                "server {}: {} bytes of history or snapshot in {ms} ms",
+                                s.to,
+                                s.bytes
+                            );
+                        }
                         ended.push((s.link, s.zxid));
                         return false;
                     }

@@ -66,6 +66,8 @@ pub struct Sending {
     pub wake: Arc<dyn Wake>,
     /// Nobody wants it any more.
     pub stop: Arc<AtomicBool>,
+    /// The log has enough lines about this learner.
+    pub quiet: bool,
 }
 
 /// Nobody takes the pieces any more.
@@ -84,7 +86,9 @@ impl Sending {
         match (&self.what, found) {
             (_, Err(_)) if self.is_unwanted() => {}
             (What::All { .. }, Err(why)) => {
-                tracing::info!("synchronising by a snapshot: {why:#}");
+                if !self.quiet {
+                    tracing::info!("synchronising by a snapshot: {why:#}");
+                }
                 let _unwanted = self.snap();
             }
             (What::Rest { .. }, Err(why)) => {
@@ -94,7 +98,9 @@ impl Sending {
                 );
             }
             (_, Ok(run)) => {
-                tracing::info!("synchronising from {} by the log", self.last);
+                if !self.quiet {
+                    tracing::info!("synchronising from {} by the log", self.last);
+                }
                 if let Err(e) = self.diff(&run) {
                     // The link is closed when the pieces end too early: the learner asks again.
                     tracing::warn!("the log could not be sent: {e:#}");

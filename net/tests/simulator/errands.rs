@@ -264,6 +264,7 @@ impl Errands {
                 to,
                 wake: Arc::new(Nobody),
                 stop: Arc::default(),
+                quiet: false,
             };
             let due_us = at_us + self.dice.delay_us(2_000);
             let piece = VecDeque::new();
