@@ -428,7 +428,9 @@ fn the_round_of_who_is_to_vote_and_does_not_know_it_is_caught_up_with() {
     (0..5).for_each(|_| two.start(2, 5));
     for _ in 0..5 {
         let (of_one, of_two) = (std::mem::take(&mut one.said.0), std::mem::take(&mut two.said.0));
-        of_one.iter().for_each(|(_, n)| drop(two.hear(1, n)));
+        for (_, n) in of_one {
+            two.hear(1, &n);
+        }
         for (_, n) in of_two {
             if let Some(decided) = one.hear(2, &n) {
                 assert_eq!((decided.leader, decided.state), (id(1), Leading));

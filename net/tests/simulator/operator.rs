@@ -141,7 +141,9 @@ impl World {
             let r = self.index_of(*id).and_then(|n| self.nodes[n].running.as_ref());
             r.is_some_and(|r| r.membership.written >= now.version && r.server.zab().next_members().is_none())
         };
-        !self.counts(node) && now.version > 0 && now.voters().iter().all(settled)
+        // What it has asked for itself may make the wiped one a voter.
+        let asks = self.clients.iter().any(|c| c.is_operator && !c.asked.is_empty());
+        !self.counts(node) && !asks && now.version > 0 && now.voters().iter().all(settled)
     }
 
     /// Servers that are members before anybody has set them up.
