@@ -436,15 +436,15 @@ impl Prep {
     }
 
     /// Hard limits of the nearest quota, against the usage that is applied (as ZooKeeper: what is in flight does
-    /// not count yet).
+    /// not count yet). What adds nothing to a sum is not held against its limit, even if that is exceeded already.
     fn check_quota(&self, cx: &Cx<'_>, path: &str, bytes: i64, count: i64) -> Result<(), Code> {
         if !cx.limits.enforce_quota {
             return Ok(());
         }
         let Some((limits, usage)) = cx.db.quota_over(path) else { return Ok(()) };
         let Track { count_hard, bytes_hard, .. } = limits;
-        let over_count = count_hard > -1 && usage.count + count > count_hard;
-        let over_bytes = bytes_hard > -1 && usage.bytes + bytes > bytes_hard;
+        let over_count = count != 0 && count_hard > -1 && usage.count + count > count_hard;
+        let over_bytes = bytes != 0 && bytes_hard > -1 && usage.bytes + bytes > bytes_hard;
         if over_count || over_bytes { Err(Code::QUOTAEXCEEDED) } else { Ok(()) }
     }
 }

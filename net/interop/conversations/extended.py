@@ -232,6 +232,17 @@ def hard_quota_on_bytes(ctx):
     ctx.step("quota-before-version")
     c.set("/q/b", b"1" * 100, 99)
     c.create("/q/b", b"1" * 100)
+    ctx.step("beyond-the-limit-already")
+    c.set("/zookeeper/quota/q/zookeeper_limits", b"count=-1,bytes=-1=;byteHardLimit=3;countHardLimit=2")
+    c.set("/q/b", b"4321")
+    c.set("/q/b", b"1")
+    c.set("/q/b", b"12345")
+    c.create("/q/d")
+    c.set("/zookeeper/quota/q/zookeeper_limits", b"count=-1,bytes=-1=;byteHardLimit=3;countHardLimit=-1")
+    c.create("/q/d")
+    c.create("/q/lock-", b"", flags=zk.EPHEMERAL | zk.SEQUENTIAL)
+    c.create("/q/lock-", b"1", flags=zk.EPHEMERAL | zk.SEQUENTIAL)
+    show_stats(c, "/q")
 
 
 @conversation("extended")
