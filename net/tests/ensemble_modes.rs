@@ -93,6 +93,10 @@ fn a_server_without_a_quorum_serves_those_who_only_read() {
         ConnectRequest { session: response.session, password: Some(&response.password), ..reads_only };
     let (mut reader, second) = Client::open(port(&cluster, survivor), &again).unwrap();
     assert_eq!((second.session, second.read_only), (response.session, Some(true)));
+    let (_, no) =
+        Client::open(port(&cluster, survivor), &ConnectRequest { password: Some(b"wrong"), ..again })
+            .unwrap();
+    assert_eq!((no.timeout_ms, no.read_only), (0, Some(true)), "a refusal tells the mode too");
     let (mut other, _) = Client::open(port(&cluster, survivor), &reads_only).unwrap();
     assert_eq!(other.call(Op::CloseSession, |_| {}).0.err, Code::OK);
     other.wait_for_end();

@@ -428,13 +428,8 @@ pub struct ConnectResponse {
 
 impl ConnectResponse {
     /// The refusal.
-    pub fn refused(had_read_only_byte: bool) -> ConnectResponse {
-        ConnectResponse {
-            timeout_ms: 0,
-            session: SessionId::NONE,
-            password: [0; 16],
-            read_only: had_read_only_byte.then_some(false),
-        }
+    pub fn refused(read_only: Option<bool>) -> ConnectResponse {
+        ConnectResponse { timeout_ms: 0, session: SessionId::NONE, password: [0; 16], read_only }
     }
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_int(0);

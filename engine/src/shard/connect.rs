@@ -168,7 +168,7 @@ impl Shard {
     /// The session is unknown, expired, or the password wrong.
     pub(super) fn refuse(&mut self, slot: u32) {
         let c = &mut self.conns[slot];
-        let response = ConnectResponse::refused(c.read_only_byte);
+        let response = ConnectResponse::refused(c.read_only_byte.then_some(self.read_only));
         self.spares.lend(&mut c.out);
         put_frame(&mut c.out, |out| response.encode(out));
         self.stats.packets_sent += 1;

@@ -122,7 +122,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         read_only: request.read_only.map(|_| false),
     };
     let expired = returns && shared.manners.expire;
-    let response = if expired { ConnectResponse::refused(request.read_only.is_some()) } else { response };
+    let response = if expired { ConnectResponse::refused(response.read_only) } else { response };
     let mut out = Vec::new();
     put_frame(&mut out, |out| response.encode(out));
     stream.write_all(&out)?;
