@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""The ensemble suites: faults, mixtures with Apache ZooKeeper, sessions, observers, migration, reconfiguration, intruders, kazoo.
+"""The ensemble suites: faults, mixtures with Apache ZooKeeper, sessions, observers, migration, reconfiguration, intruders,
+both kinds side by side, kazoo.
 
     run3.py [--long] [--kinds SSS] [--seed S] [--serval-bin PATH] [PART ...]
 
-Parts: checker, matrix, sessions, observers, migration, reconfig, chaos, intruders, kazoo (all by default, in this order). The short profile is for
-the gate: every part, few cycles, some rows of the matrix, about six minutes. `--long` runs every row, every shape of
+Parts: checker, matrix, sessions, observers, migration, reconfig, alike, chaos, intruders, kazoo (all by default, in this order).
+The short profile is for the gate: every part, few cycles, some rows of the matrix, about seven minutes. `--long` runs every row, every shape of
 partition, 60 cycles of kill -9, five and seven servers, and all of kazoo on both servers. Nothing is installed and nothing is
 skipped: what is missing is named and fails the run. Every suite prints its seed.
 """
@@ -56,11 +57,12 @@ def parts(args):
     reconfig = [["reconfig.py", *([] if args.long else ["--rows", "SAS|ASA"])]]
     if args.kinds == "AAA":
         reconfig = [["reconfig.py", "--kinds", "AAA"]]
+    alike = [["alike.py"], ["alike.py", "--runs", "6", "--places", "4"]] if args.long else [["alike.py"]]
     pure = "AAA" if args.kinds == "AAA" else None
     sessions = [["local_sessions.py", *([] if args.long else ["--rows", pure or "SSA/S"])]]
     observers = [["observer_masters.py", *([] if args.long else ["--rows", pure or r"SAA\+S"])]]
     return {"checker": [["test_checker.py"]], "matrix": matrix, "sessions": sessions, "observers": observers, "migration": migration, "reconfig": reconfig,
-            "chaos": chaos, "intruders": intruders, "kazoo": kazoo}
+            "alike": [] if args.kinds == "AAA" else alike, "chaos": chaos, "intruders": intruders, "kazoo": kazoo}
 
 
 def main():
