@@ -121,6 +121,11 @@ fn a_cut_file_is_refused_except_where_older_releases_end() {
         let read = read_file(&file[..n], file.len());
         assert_eq!(read.is_ok(), n == file.len() - 33, "{n}");
     }
+    // Of a compressed one a server that was killed may have left its packing only.
+    for n in 0..16 {
+        assert_eq!(read_file(&file[..n], 1).map(|_| ()), Err(Unreadable::Cut { at: 0 }), "{n}");
+    }
+    assert_eq!(read_file(b"ZKLG", 1).map(|_| ()), Err(Unreadable::NotASnapshot));
     let mut longer = file.clone();
     longer.push(0);
     assert!(read_file(&longer, longer.len()).is_err());

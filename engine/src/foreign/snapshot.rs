@@ -442,10 +442,11 @@ impl FileParser {
     ) -> Result<usize, E> {
         let mut taken = 0;
         if !self.header {
-            let Some(header) = bytes.first_chunk::<{ FILE_HEADER.len() }>() else { return Ok(0) };
-            if header[..4] != FILE_HEADER[..4] {
+            let magic = bytes.len().min(4);
+            if bytes[..magic] != FILE_HEADER[..magic] {
                 return Err(Unreadable::NotASnapshot.into());
             }
+            let Some(header) = bytes.first_chunk::<{ FILE_HEADER.len() }>() else { return Ok(0) };
             if header[4..8] != FILE_HEADER[4..8] {
                 let version = i32::from_be_bytes(header[4..8].try_into().expect("four bytes"));
                 return Err(Unreadable::Version(version).into());
@@ -478,7 +479,8 @@ impl FileParser {
     /// The file is cut, or a checksum is wrong.
     pub fn finish(&self) -> Result<Footers, Unreadable> {
         if !self.header {
-            return Err(Unreadable::NotASnapshot);
+            // Nothing came that says what else it would be: its server ended before it wrote more.
+            return Err(Unreadable::Cut { at: 0 });
         }
         if !self.body.is_done() {
             return Err(Unreadable::Cut { at: self.end_of_body() });
